@@ -1,0 +1,133 @@
+"""Every error that a user can meet, with its exit code and its remedy.
+
+``str(error)`` says what is wrong; ``error.hint`` says what to do about it. One handler, in `vllmrt.cli`, prints both
+and turns ``exit_code`` into the status of the process. Anything that is not a `VllmrtError` is a bug.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class ExitCode(IntEnum):
+    """The contract of DESIGN.md §6; the meaning of a code never changes."""
+
+    OK = 0
+    GENERAL = 1
+    PORT_FOREIGN = 2
+    PORT_OTHER_USER = 3
+    PORT_UNATTRIBUTABLE = 4
+    PORT_STILL_BOUND = 5
+    MODEL_NOT_FOUND = 10
+    MODEL_REJECTED = 11
+    LOCK_TIMEOUT = 12
+    NO_SPACE = 13
+    INTEGRITY = 14
+    SERVE_REFUSED = 20
+    USAGE = 64
+    BUG = 70
+
+
+class VllmrtError(Exception):
+    """What every expected failure derives from.
+
+    Args:
+        message: what is wrong, in one line, without secrets.
+        hint: what the user can do, or None where there is nothing to do.
+    """
+
+    exit_code = ExitCode.GENERAL
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(VllmrtError):
+    """A setting, flag, settings file or model name that cannot be used."""
+
+
+class PluginError(VllmrtError):
+    """A plugin that cannot be loaded, or that breaks the contract of `vllmrt.hookspecs`.
+
+    The message names the distribution and its version.
+    """
+
+
+class SourceError(VllmrtError):
+    """For source plugins to raise: this source cannot give the model, and asking again will not help."""
+
+
+class TransientSourceError(SourceError):
+    """For source plugins to raise: this source failed, but the same call may go through later.
+
+    Args:
+        message: as in `VllmrtError`.
+        hint: as in `VllmrtError`.
+        retry_after: seconds to wait before the next try, where the store said so (RFC 9110 §10.2.3).
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class ResolveError(VllmrtError):
+    """No source gave a model that may be served.
+
+    Args:
+        message: as in `VllmrtError`.
+        hint: as in `VllmrtError`.
+        attempts: what each source came to: ``source``, ``outcome``, ``reason`` and ``hint``.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, attempts: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.attempts = attempts
+
+
+class ModelNotFound(ResolveError):
+    """Every source skipped the model or failed."""
+
+    exit_code = ExitCode.MODEL_NOT_FOUND
+
+
+class ModelRejected(ResolveError):
+    """The model was found, but no place where it lies passed validation."""
+
+    exit_code = ExitCode.MODEL_REJECTED
+
+
+class LockTimeout(VllmrtError):
+    """Another process holds the lock of this model."""
+
+    exit_code = ExitCode.LOCK_TIMEOUT
+
+
+class NoSpace(VllmrtError):
+    """There is not enough space on the disk."""
+
+    exit_code = ExitCode.NO_SPACE
+
+
+class IntegrityError(VllmrtError):
+    """Bytes differ from the digest that their source publishes."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+class ServeRefused(VllmrtError):
+    """The launch was refused: no engine, a setting that is missing, an env file or a flag that cannot be trusted."""
+
+    exit_code = ExitCode.SERVE_REFUSED
+
+
+class UsageError(VllmrtError):
+    """A command line that cannot be understood."""
+
+    exit_code = ExitCode.USAGE

@@ -1,0 +1,52 @@
+"""The Hugging Face cache layout, read only: where the snapshots of a model lie.
+
+``hub/models--org--name/refs/<ref>`` holds a commit, ``snapshots/<commit>/`` its files as links into ``blobs/``
+(reference: hub-facts, "The cache layout").
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vllmrt.types import ModelRequest
+
+_COMMIT_LENGTH = 64
+
+
+def repository(hub: Path, request: ModelRequest) -> Path:
+    """Return the directory that a cache at `hub` has for the model, whether or not it is there."""
+    return hub / f"models--{request.org}--{request.name}"
+
+
+def snapshots(repo: Path, revision: str | None) -> list[Path]:
+    """Return the snapshots of a cached repository that answer the revision, best first.
+
+    Args:
+        repo: as `repository` returns it.
+        revision: a commit or a ref; None for what ``refs/main`` says, then the others, the newest first.
+
+    Raises:
+        OSError: the cache is there and cannot be read.
+    """
+    there = _newest_first(repo / "snapshots")
+    wanted = _commit(repo, revision or "main") or revision
+    if revision is not None:
+        return [path for path in there if path.name == wanted]
+    return sorted(there, key=lambda path: path.name != wanted)
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    return sorted((path for path in directory.iterdir() if path.is_dir()), key=lambda path: -path.stat().st_mtime_ns)
+
+
+def _commit(repo: Path, ref: str) -> str | None:
+    try:
+        with (repo / "refs" / ref).open() as file:
+            return file.read(_COMMIT_LENGTH + 1).strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, UnicodeDecodeError):
+        return None

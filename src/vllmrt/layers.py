@@ -1,0 +1,206 @@
+"""Settings from their layers: flags over ``VLLMRT_*`` over the old names over the settings file over the defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from vllmrt import paths
+from vllmrt.errors import ConfigError
+from vllmrt.settings import Settings, Var
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_ZERO_OR_ONE = {"1": True, "0": False}
+_SERVICE_LINK = re.compile(r"^(tcp|udp|sctp)://")
+
+
+class Row(NamedTuple):
+    """A row of the settings table, taken apart.
+
+    Attributes:
+        field: the attribute of `Settings`.
+        annotation: the type with its bounds, as msgspec converts to it.
+        kind: the bare type: int, float, bool, str, Path, a tuple or a Literal.
+        default: the value where nothing sets it.
+        var: the rest of the row.
+    """
+
+    field: str
+    annotation: Any
+    kind: Any
+    default: Any
+    var: Var
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The environment variables that set it, the one that wins first."""
+        old = self.var.old
+        return (f"VLLMRT_{old.removeprefix('VLLM_')}", old) if old else (f"VLLMRT_{self.field.upper()}",)
+
+    @property
+    def bounds(self) -> str:
+        """What a value has to be, in words that complete "is not …"."""
+        if self.kind is bool:
+            return "0 or 1" if self.var.strict else "one of true, false, 1, 0, yes, no"
+        if get_origin(self.kind) is tuple:
+            choices = get_args(get_args(self.kind)[0])
+            return f"a comma-separated list of {', '.join(choices)}" if choices else "a comma-separated list"
+        if get_origin(self.kind) is Literal:
+            return f"one of {', '.join(get_args(self.kind))}"
+        if self.kind in {int, float}:
+            return f"{'an integer' if self.kind is int else 'a number'}{self._limits()}"
+        return "a path" if self.kind is Path else "one word" if self._meta("pattern") else "a printable text"
+
+    def _limits(self) -> str:
+        low, high, above = self._meta("ge"), self._meta("le"), self._meta("gt")
+        if high is not None:
+            return f" from {low} to {high}"
+        return f" above {above}" if above is not None else f" of {low} or more"
+
+    def _meta(self, name: str) -> Any:
+        found = (getattr(meta, name, None) for meta in self.annotation.__metadata__)
+        return next((value for value in found if value is not None), None)
+
+
+class Layers(NamedTuple):
+    """The settings of one run.
+
+    Attributes:
+        settings: the snapshot.
+        origins: the flag, variable or file that set a field; what is not in it is a default.
+        warnings: what looks like a mistake, a line each.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+class _File(NamedTuple):
+    path: Path
+    values: dict[str, Any]
+
+
+class _Raw(NamedTuple):
+    value: Any
+    origin: str
+
+
+def rows() -> Iterator[Row]:
+    """Yield the rows of the settings table, in its order."""
+    defaults = Settings.__struct_defaults__
+    for (field, annotation), default in zip(Settings.__annotations__.items(), defaults, strict=True):
+        yield Row(field, annotation, _bare(annotation), default, annotation.__metadata__[-1])
+
+
+def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Layers:
+    """Build the settings of one run.
+
+    Args:
+        environ: the environment; an empty value counts as unset, as in ``${VAR:-default}``.
+        flags: values of the command line by field, as text.
+
+    Raises:
+        ConfigError: with a line for every value that cannot be used: variable, value and bound.
+    """
+    file = _settings_file(environ, flags or {})
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    faults = [f"{file.path}: {fault}" for fault in _unknown(file.values, Settings.__struct_fields__)]
+    for row in rows():
+        raw = _find(row, environ, flags or {}, file)
+        if raw is None:
+            continue
+        try:
+            values[row.field], origins[row.field] = _convert(row, raw.value), raw.origin
+        except (msgspec.ValidationError, ValueError, KeyError):
+            faults.append(_fault(row, raw))
+    if faults:
+        raise ConfigError("\n".join(faults), hint="docs/reference/settings.md lists every setting with its bounds")
+    ours = (name for name in environ if name.startswith("VLLMRT_"))
+    warnings = _unknown(ours, [row.names[0] for row in rows()])
+    return Layers(Settings(**values), origins, tuple(warnings))
+
+
+def _find(row: Row, environ: Mapping[str, str], flags: Mapping[str, str], file: _File) -> _Raw | None:
+    if row.field in flags:
+        return _Raw(flags[row.field], row.var.flag or "the command line")
+    for name in row.names:
+        if environ.get(name):
+            return _Raw(environ[name], name)
+    if row.field in file.values:
+        return _Raw(file.values[row.field], f"{row.field} in {file.path}")
+    return None
+
+
+def _convert(row: Row, value: Any) -> Any:
+    if isinstance(value, str):
+        if not value.isprintable():
+            raise ValueError(row.field)
+        value = _from_text(row, value)
+    if row.kind is Path and isinstance(value, str):
+        return Path(os.path.abspath(os.path.expanduser(value)))  # noqa: PTH100, PTH111 - pathlib has no such absolute()
+    return msgspec.convert(value, row.annotation, strict=not isinstance(value, str))
+
+
+def _from_text(row: Row, text: str) -> Any:
+    if row.kind is bool:
+        return (_ZERO_OR_ONE if row.var.strict else _TRUTH)[text.lower()]
+    if get_origin(row.kind) is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    return text.upper() if get_origin(row.kind) is Literal else text
+
+
+def _fault(row: Row, raw: _Raw) -> str:
+    if row.var.secret:
+        return f"{raw.origin} is not {row.bounds}"
+    link = ""
+    if _SERVICE_LINK.match(str(raw.value)):
+        link = (
+            ": that is Kubernetes' link to a Service named vllm; set enableServiceLinks: false in the pod,"
+            " or give the Service another name"
+        )
+    return f"{raw.origin}={ascii(raw.value)[:80]} is not {row.bounds}{link}"
+
+
+def _settings_file(environ: Mapping[str, str], flags: Mapping[str, str]) -> _File:
+    """Read the file that was named, or the user's; never one from the current directory."""
+    named = flags.get("settings_file") or environ.get("VLLMRT_SETTINGS_FILE")
+    path = Path(named).expanduser() if named else paths.user_settings_file()
+    if not path.exists():
+        if named:
+            raise ConfigError(f"settings file {path} does not exist")
+        return _File(path, {})
+    import tomllib
+
+    try:
+        return _File(path, tomllib.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"settings file {path} cannot be read: {error}") from None
+
+
+def _unknown(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return []
+    from difflib import get_close_matches
+
+    near = {name: get_close_matches(name, known, n=1) for name in unknown}
+    return [
+        f"no setting is called {name!a}{f'; did you mean {near[name][0]}?' if near[name] else ''}" for name in unknown
+    ]
+
+
+def _bare(annotation: Any) -> Any:
+    """Take `Annotated` and the ``| None`` of an unset default away."""
+    kind = get_args(annotation)[0]
+    if type(None) in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    return get_args(kind)[0] if hasattr(kind, "__metadata__") else kind

@@ -1,0 +1,133 @@
+"""A lock file that cannot be turned against its user.
+
+The lock spares work; correctness never rests on it, because flock lies on some network file systems.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from vllmrt.errors import ConfigError, LockTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+
+
+class Holder(NamedTuple):
+    """Who holds a lock, as it says itself.
+
+    Attributes:
+        host: the name of its machine.
+        pid: its process there.
+        since: seconds since the epoch.
+    """
+
+    host: str
+    pid: int
+    since: float
+
+    def __str__(self) -> str:
+        """Return it as the subject of a sentence."""
+        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host!a}, since {since}"
+
+
+@contextmanager
+def hold(path: Path, *, timeout: float, waiting: Callable[[Holder | None], None]) -> Iterator[None]:
+    """Hold the lock at `path` for the length of the block; the file stays.
+
+    Args:
+        path: the lock file; its directory is made.
+        timeout: seconds to wait for another holder.
+        waiting: called once if there is one, with what it says of itself.
+
+    Raises:
+        LockTimeout: another process held it all that time.
+        ConfigError: what lies at `path` is a symbolic link, or no regular file.
+        OSError: the directory cannot be written.
+    """
+    descriptor = _acquire(path, timeout, waiting)
+    try:
+        _sign(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path, timeout: float, waiting: Callable[[Holder | None], None]) -> int:
+    deadline, pause, told = time.monotonic() + timeout, _FIRST_PAUSE, False
+    while True:
+        descriptor = _open(path)
+        if _try(descriptor) and _is_current(descriptor, path):
+            return descriptor
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        if time.monotonic() >= deadline:
+            raise LockTimeout(
+                f"{path} is held by {holder or 'another process'}; waited {timeout:g} s",
+                hint="wait for it, stop it, or raise VLLM_RESOLVE_LOCK_TIMEOUT",
+            )
+        if not told:
+            waiting(holder)
+            told = True
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, _FLAGS, 0o600)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise _unsafe(path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unsafe(path)
+    return descriptor
+
+
+def _unsafe(path: Path) -> ConfigError:
+    return ConfigError(f"lock file {path} is not a regular file", hint="see what it is, then remove it")
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_current(descriptor: int, path: Path) -> bool:
+    """Tell whether the file that was locked still has its name: users are told to remove stale locks."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(descriptor: int) -> None:
+    holder = Holder(os.uname().nodename, os.getpid(), time.time())
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, msgspec.json.encode(holder), 0)
+
+
+def _holder(descriptor: int) -> Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
+    except (msgspec.MsgspecError, OSError):
+        return None
