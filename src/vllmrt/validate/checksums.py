@@ -1,0 +1,110 @@
+"""Every file that ``sha256sums.txt`` lists has the digest that it states."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vllmrt.validate.reading import Fault, error, opened, printable, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from threading import Event
+
+    from vllmrt.settings import Settings
+    from vllmrt.types import Finding
+    from vllmrt.validate.reading import File
+    from vllmrt.validate.tree import Survey
+
+LIST = "sha256sums.txt"
+# What sha256sum(1) writes; a name with a backslash or newline, which it would escape, is not accepted.
+_LINE = re.compile(rb"(?P<digest>[0-9A-Fa-f]{64}) [ *](?P<name>[^\0\\]+)")
+_THREADS = 8
+
+
+def check(survey: Survey, _: Settings) -> Iterator[Finding]:
+    """Yield what does not match; nothing where there is no list."""
+    listing = survey.files.get(LIST)
+    if listing is None:
+        return
+    try:
+        lines = read(listing).splitlines()
+    except Fault as fault:
+        yield fault.finding
+        return
+    expected: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if problem := _add(line, expected):
+            yield error("checksum-malformed", LIST, f"line {number:,}: {problem}")
+    if not expected:
+        yield error("checksum-malformed", LIST, "lists no file")
+    yield from _missing(survey, expected)
+    yield from _mismatches([(survey.files[name], expected[name]) for name in expected if name in survey.files])
+
+
+def _add(line: bytes, expected: dict[str, str]) -> str | None:
+    """Note what a line says; the value is what is wrong with it."""
+    if not line.strip() or line.startswith(b"#"):
+        return None
+    match = _LINE.fullmatch(line)
+    if match is None:
+        return "is not a digest, two blanks and a name"
+    name = os.fsdecode(match["name"])
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    if {"", ".", ".."}.intersection(name.split("/")):
+        return f'"{printable(name)}" is no path inside the model'
+    digest = match["digest"].decode().lower()
+    if expected.setdefault(name, digest) != digest:
+        return f"{printable(name)} has another digest than before"
+    return None
+
+
+def _missing(survey: Survey, expected: dict[str, str]) -> Iterator[Finding]:
+    for name in expected:
+        if not survey.has(name):
+            yield error("checksum-missing", name, f"is listed in {LIST}, but is missing")
+
+
+def _mismatches(files: list[tuple[File, str]]) -> Iterator[Finding]:
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
+    stop = Event()
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            yield from filter(None, pool.map(partial(_compare, stop), files))
+        finally:
+            stop.set()
+
+
+class _Stream:
+    """A file whose reading ends when `stop` is set: Ctrl-C must not wait for the last of forty gigabytes."""
+
+    def __init__(self, descriptor: int, stop: Event) -> None:
+        self._descriptor = descriptor
+        self._stop = stop
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray, /) -> int:
+        if self._stop.is_set():
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        return os.readv(self._descriptor, [buffer])
+
+
+def _compare(stop: Event, pair: tuple[File, str]) -> Finding | None:
+    file, expected = pair
+    try:
+        with opened(file) as (descriptor, _):
+            digest = hashlib.file_digest(_Stream(descriptor, stop), "sha256").hexdigest()
+    except Fault as fault:
+        return fault.finding
+    if digest == expected:
+        return None
+    return error("checksum-mismatch", file.name, f"has sha256 {digest}, {LIST} says {expected}")
