@@ -1,0 +1,183 @@
+"""From the settings table to a command's options, and from what a command raises to its exit status."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGINT, SIGPIPE
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from vllmrt import layers
+from vllmrt.errors import ExitCode, ResolveError, UsageError, VllmrtError
+from vllmrt.events import Event, renderer
+from vllmrt.identity import parse_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vllmrt.events import Emit
+    from vllmrt.layers import Layers, Row
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+LogFormat = Annotated[str | None, typer.Option("--log-format", help="text, or json for one event per line.")]
+Model = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="org/name or org/name@revision; without it, vllmrt/tiny.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of a bug.")]
+
+
+class Run(NamedTuple):
+    """What every command is given.
+
+    Attributes:
+        layers: the settings and where they came from.
+        emit: shows an event on stderr.
+        json: True when stdout takes one JSON object and nothing else.
+        extra: what followed ``--``.
+    """
+
+    layers: Layers
+    emit: Emit
+    json: bool
+    extra: tuple[str, ...]
+
+    def print_json(self, value: object) -> None:
+        """Print the command's one JSON object."""
+        print_json(value)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on stdout; paths and the like as text."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
+    sys.stdout.flush()
+
+
+def command(*wanted: str, takes_extra: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a function ``f(run, …)`` the flags of some rows of the settings table, and the options of every command.
+
+    Args:
+        wanted: sections of `vllmrt.settings.Var`, or single fields; ``model`` adds the MODEL argument.
+        takes_extra: whether arguments may follow ``--``.
+    """
+    rows = [row for row in layers.rows() if row.var.flag and {row.var.section, row.field} & set(wanted)]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def wrapper(ctx: typer.Context, **given: Any) -> None:
+            if ctx.invoked_subcommand:
+                return
+            common = {name: given.pop(name) for name in ("json", "log_format", "verbose")}
+            flags = {row.field: _text(value) for row in rows if (value := given.pop(row.field)) is not None}
+            with _reporting(**common) as emit:
+                _check_usage(ctx, common["log_format"], takes_extra=takes_extra)
+                flags.update(_model_flags(given.pop("model", None)))
+                loaded = layers.load(os.environ, flags)
+                for warning in loaded.warnings:
+                    emit(Event("settings.warning", "settings", warning, "warning"))
+                function(Run(loaded, emit, common["json"], ctx.obj or ()), **given)
+
+        _sign(wrapper, function, rows, {"model": Model} if "model" in wanted else {})
+        return wrapper
+
+    return decorate
+
+
+def _check_usage(ctx: typer.Context, log_format: str | None, *, takes_extra: bool) -> None:
+    if log_format not in {None, "text", "json"}:
+        raise UsageError(f"--log-format is text or json, not {log_format!a}")
+    if ctx.obj is not None and not takes_extra:
+        raise UsageError(f"vllmrt {ctx.info_name} passes nothing on after --")
+
+
+def _sign(
+    wrapper: Callable[..., None], function: Callable[..., None], rows: list[Row], leading: dict[str, Any]
+) -> None:
+    """Let the wrapper look to typer as if it had been written with all its options."""
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = [
+        _parameter("ctx", typer.Context, inspect.Parameter.empty),
+        *(_parameter(name, annotation, None) for name, annotation in leading.items()),
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own if parameter.name != "run"),
+        *(_parameter(row.field, _option(row), None) for row in rows),
+        _parameter("json", Json, default=False),
+        _parameter("log_format", LogFormat, None),
+        _parameter("verbose", Verbose, default=False),
+    ]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
+
+
+def _parameter(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _option(row: Row) -> Any:
+    flag = row.var.flag or ""
+    default = "" if row.default in (None, ()) else f"; default {_text(row.default)}"
+    text = f"{row.var.help} ({row.names[-1]}{default})."
+    panel = f"Settings: {row.var.section}"
+    if row.kind is bool:
+        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=text, rich_help_panel=panel)]
+    metavar = {int: "N", float: "N"}.get(row.kind, "PATH" if row.kind is Path else "TEXT")
+    return Annotated[str | None, typer.Option(flag, help=text, metavar=metavar, rich_help_panel=panel)]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _model_flags(model: str | None) -> dict[str, str]:
+    """Turn MODEL into settings; it replaces whatever the environment says of the model."""
+    if model is None:
+        return {}
+    if "/" not in model:
+        return {"model": model, "model_id": ""}
+    model_id, revision = parse_model(model)
+    flags = {"model_id": model_id, "model": model_id.partition("/")[2]}
+    return {**flags, "model_revision": revision} if revision else flags
+
+
+@contextmanager
+def _reporting(*, json: bool, log_format: str | None, verbose: bool) -> Iterator[Emit]:
+    """Turn what a command raises into one message and an exit status."""
+    emit = renderer(log_format)
+    try:
+        yield emit
+    except VllmrtError as error:
+        _report(error, emit, json=json)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + SIGINT) from None
+    except BrokenPipeError:
+        # whoever read our output has gone; nothing is left to say, and Python must not try again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + SIGPIPE) from None
+    except Exception as error:
+        if verbose:
+            raise
+        fault = f"{type(error).__name__}: {error}"
+        emit(Event("bug", "bug", f"{fault}\nplease report it with what the same command prints with -v", "error"))
+        if json:
+            print_json({"ok": False, "code": ExitCode.BUG, "error": fault})
+        raise SystemExit(ExitCode.BUG) from None
+
+
+def _report(error: VllmrtError, emit: Emit, *, json: bool) -> None:
+    kind = type(error).__name__
+    emit(Event("error", "error", error.message, "error", {"class": kind, "code": int(error.exit_code)}))
+    if error.hint:
+        emit(Event("hint", "hint", error.hint))
+    if json:
+        facts = {"ok": False, "code": int(error.exit_code), "class": kind, "error": error.message, "hint": error.hint}
+        print_json(facts | ({"attempts": error.attempts} if isinstance(error, ResolveError) else {}))

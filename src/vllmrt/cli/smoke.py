@@ -1,0 +1,46 @@
+"""``vllmrt smoke``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vllmrt.cli.options import Run, command
+from vllmrt.cli.output import show_table
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@command("server")
+def smoke(
+    run: Run,
+    url: Annotated[str | None, typer.Option("--url", help="The server; default http://HOST:PORT.")] = None,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for each check.")] = 30.0,
+    wait: Annotated[float, typer.Option("--wait", help="Seconds to wait first until the server is healthy.")] = 0.0,
+) -> None:
+    """Ask a running server what its clients will ask: health, models, completion, chat, streaming, metrics."""
+    from vllmrt.serve.smoke import run_checks, wait_healthy
+
+    settings = run.layers.settings
+    base = url or f"http://{_reachable(settings.host)}:{settings.port}"
+    if wait:
+        wait_healthy(base, seconds=wait)
+    checks = run_checks(base, settings.api_key, timeout=timeout)
+    ok = all(check.ok for check in checks)
+    if run.json:
+        run.print_json({"ok": ok, "url": base, "checks": [check._asdict() for check in checks]})
+    else:
+        show_table(
+            ("check", "result", "seconds", "detail"),
+            [[check.name, "ok" if check.ok else "FAILED", f"{check.seconds:.2f}", check.detail] for check in checks],
+        )
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _reachable(host: str) -> str:
+    """Return an address that a client can connect to: a wildcard is none, and IPv6 wants brackets in a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,107 @@
+"""``vllmrt up``: resolve, then serve. The stages do not know each other; values pass between them here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllmrt import discovery
+from vllmrt.errors import ServeRefused
+from vllmrt.events import Event
+from vllmrt.host import PluginHost
+from vllmrt.identity import DEFAULT_MODEL, requested
+from vllmrt.resolve.loop import Resolved, Resolver
+from vllmrt.types import ModelRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from vllmrt.events import Emit
+    from vllmrt.layers import Layers
+    from vllmrt.serve.launch import LaunchPlan
+    from vllmrt.settings import Settings
+
+
+def resolve(layers: Layers, emit: Emit) -> Resolved:
+    """Find the model, prove it, and write the env file for other tools.
+
+    Raises:
+        VllmrtError: any of `vllmrt.resolve.loop.Resolver.resolve`, or a name or source that cannot be used.
+    """
+    return _resolve(*_prepare(layers, emit), layers.settings, emit)
+
+
+def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[str]) -> tuple[Resolved, LaunchPlan]:
+    """Resolve the model and plan its launch.
+
+    Raises:
+        VllmrtError: as `resolve`, or ServeRefused.
+    """
+    from vllmrt.serve.engine import find_engine
+
+    prepared = _prepare(layers, emit)
+    find_engine(layers.settings, environ)
+    resolved = _resolve(*prepared, layers.settings, emit)
+    return resolved, _plan(layers, resolved.path, resolved.request.model_id, environ, extra)
+
+
+def serve(layers: Layers, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
+    """Plan the launch of what an earlier resolve wrote into the env file.
+
+    Raises:
+        ServeRefused: the file is missing, unsafe, or speaks of another model.
+    """
+    from vllmrt.resolve import envfile
+
+    settings = layers.settings
+    request = requested(settings) or ModelRequest(DEFAULT_MODEL)
+    path = envfile.path_for(settings, request)
+    values = envfile.source(path) if settings.env_file_trusted else envfile.load(path)
+    identity = envfile.identity(path, values)
+    if requested(settings) and identity != request.identity:
+        raise ServeRefused(f"{path} is of {identity}, not of {request.identity}", hint="run vllmrt resolve")
+    return _plan(layers, envfile.directory(path, values), identity.partition("@")[0], {**environ, **values}, extra)
+
+
+def _prepare(layers: Layers, emit: Emit) -> tuple[ModelRequest, PluginHost]:
+    """Refuse what can be refused from the names alone."""
+    settings = layers.settings
+    request = requested(settings)
+    if request is None:
+        request = ModelRequest(DEFAULT_MODEL)
+        text = f"none is named, so this is {DEFAULT_MODEL}, the one that comes with vllmrt"
+        emit(Event("resolve.default", "model", text, data={"model": DEFAULT_MODEL}))
+    host = PluginHost(settings)
+    if "model_sources" in layers.origins:
+        host.require(discovery.SOURCES, settings.model_sources)
+    return request, host
+
+
+def _resolve(request: ModelRequest, host: PluginHost, settings: Settings, emit: Emit) -> Resolved:
+    resolved = Resolver(host, settings, emit).resolve(request, settings.model_sources)
+    if not settings.dry_run:
+        _write_env_file(settings, resolved, emit)
+    return resolved
+
+
+def _plan(layers: Layers, path: Path, model_id: str, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
+    from vllmrt.serve.launch import plan_launch
+
+    return plan_launch(
+        path,
+        layers.settings,
+        model_id=model_id,
+        explicit=frozenset(layers.origins),
+        extra=extra,
+        environ=environ,
+        dry_run=layers.settings.dry_run,
+    )
+
+
+def _write_env_file(settings: Settings, resolved: Resolved, emit: Emit) -> None:
+    from vllmrt.resolve import envfile
+
+    path = envfile.path_for(settings, resolved.request)
+    name = settings.model or resolved.request.name
+    envfile.write(path, envfile.contents(resolved, directory_name=name))
+    emit(Event("resolve.envfile", "env file", str(path), data={"path": str(path)}))
