@@ -1,0 +1,73 @@
+# Two commands for a new reader: `make up` talks to a real vLLM, `make test` runs everything.
+# Needs Python 3.11 or newer and make; everything goes into .venv and .venv-vllm.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PACKAGES := $(wildcard plugins/*/pyproject.toml)
+EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.PHONY: help up env dev engine test unit e2e lint bench settings-page requirements clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
+
+up: env engine  ## serve the model that comes with vllmrt on 127.0.0.1:8000 (VLLM_PORT), with a real vLLM
+	@exec env VLLMRT_VLLM="$$(scripts/engine find)" .venv/bin/vllmrt up $(ARGS)
+
+env: .venv/.runtime  ## vllmrt and its plugins, in .venv
+
+engine: .venv/.runtime  ## a vLLM, in .venv-vllm, unless one is found
+	@scripts/engine install
+
+dev: .venv/.dev  ## what the tests and the linters need besides
+
+.venv/.python:
+	@echo "environment: .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: .venv/.python pyproject.toml $(PACKAGES) requirements/runtime.txt
+	@echo "environment: vllmrt and its plugins"
+	@$(PIP) install --constraint requirements/runtime.txt $(EDITABLE)
+	@touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.txt
+	@echo "environment: tools for tests"
+	@$(PIP) install --requirement requirements/dev.txt
+	@touch $@
+
+test: lint unit e2e  ## everything: lint, types, unit and contract tests, end to end with a real vLLM
+
+lint: dev  ## ruff and mypy --strict
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy src
+	@for source in plugins/*/src examples/plugins/*; do .venv/bin/mypy "$$source"; done
+
+unit: dev  ## the tests that start no vLLM
+	@.venv/bin/pytest -m "not e2e" -n 2
+
+e2e: dev engine  ## the tests that start a real vLLM, one at a time
+	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e
+
+bench: dev engine  ## how fast a warm start is, beside a bare Python
+	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/python tests/bench/startup.py
+
+settings-page: env  ## write docs/reference/settings.md anew
+	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md
+
+requirements: dev  ## compile the versions in requirements/ anew
+	@.venv/bin/uv pip compile --quiet --universal --upgrade --no-header --no-emit-index-url --python-version 3.11 \
+	  --no-emit-package vllmrt --output-file requirements/runtime.txt pyproject.toml
+	@.venv/bin/uv pip compile --quiet --universal --upgrade --no-header --no-emit-index-url --python-version 3.11 \
+	  --constraint requirements/runtime.txt --group dev --output-file requirements/dev.txt
+
+clean:  ## remove the environments and everything that was built
+	rm -rf .venv .venv-vllm dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

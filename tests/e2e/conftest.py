@@ -1,0 +1,3 @@
+"""The fixtures of the end-to-end tests."""
+
+from realserver import engine, environ  # noqa: F401 - pytest finds fixtures by their names here
