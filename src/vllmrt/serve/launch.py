@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from vllmrt.errors import ServeRefused
 from vllmrt.serve.argv import build_argv
 from vllmrt.serve.config import config_keys, default_keys, ensure_config
+from vllmrt.serve.cpu import VARIABLE, kv_cache_space
 from vllmrt.serve.engine import engine_flags, find_engine, interpreter
 from vllmrt.serve.environ import child_environment, exposure_warnings
 from vllmrt.serve.known import check_keys, flag_names, needs_flags, overridden
@@ -85,6 +86,10 @@ def plan_launch(  # noqa: PLR0913 - one argument for each thing that an earlier 
     child = child_environment(environ, settings)
     keys = default_keys() if dry_run and not config.exists() else config_keys(config)
     warnings = [*exposed, *dropped, *overridden(keys, where=config.name)]
+    space = kv_cache_space(engine, child, keys, extra)
+    if space is not None:
+        child[VARIABLE] = space
+        warnings.append(f"this vLLM runs on the CPU: its KV cache gets {space} GiB; {VARIABLE} says otherwise")
     if needs_flags(keys, extra):
         flags = engine_flags(engine, settings.cache, child, dry_run=dry_run)
         warnings += _check(keys, extra, flags, config.name)
