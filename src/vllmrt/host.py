@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import threading
 from operator import attrgetter
+from pathlib import PurePath
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from vllmrt import discovery
 from vllmrt.errors import ConfigError, PluginError, SourceError
-from vllmrt.types import Candidate, Finding, Skip
+from vllmrt.types import Candidate, Finding, Severity, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
 
     from vllmrt.discovery import EntryPoint
     from vllmrt.settings import Settings
-    from vllmrt.types import ModelRequest, ModelSource, ModelTree, Validator
+    from vllmrt.types import ModelRequest, ModelSource, ModelTree, ReadableRange, RemoteFile, Validator
 
 
 T = TypeVar("T")
+_SLICE = 0.5
 
 
 class Source(NamedTuple):
@@ -30,11 +33,17 @@ class Source(NamedTuple):
     entry: EntryPoint
     object: ModelSource
 
+    @property
+    def name(self) -> str:
+        """What the user types; the source's own attribute may change its mind."""
+        return self.entry.name
+
 
 class Guard(NamedTuple):
     """A validator that was loaded, and whose it is."""
 
     entry: EntryPoint
+    name: str
     object: Validator
 
 
@@ -89,10 +98,10 @@ class PluginHost:
             PluginError: it cannot be imported, or offers no source of that name.
         """
         offered = self._guarded(entry, "loading", lambda: self._offered(entry, "vllmrt_sources"))
-        for source in offered:
-            if getattr(source, "name", None) == entry.name and callable(getattr(source, "probe", None)):
+        for name, source, _ in offered:
+            if name == entry.name and callable(getattr(source, "probe", None)):
                 return Source(entry, source)
-        kinds = ", ".join(type(source).__name__ for source in offered) or "nothing"
+        kinds = ", ".join(kind for _, _, kind in offered) or "nothing"
         raise PluginError(f"{entry.owner}: offers no source called {entry.name}, but {kinds}", hint=_disable(entry))
 
     def validators(self) -> list[Guard]:
@@ -102,7 +111,7 @@ class PluginHost:
             PluginError: one cannot be loaded, or there is none: what guards fails closed.
         """
         ambient = self.installed(discovery.PLUGINS)
-        guards = [Guard(entry, validator) for entry in ambient for validator in self._ask(entry)]
+        guards = [guard for entry in ambient for guard in self._ask(entry)]
         if not guards:
             raise PluginError("no validator is installed, so no model can be proven whole", hint="enable vllmrt's own")
         return guards
@@ -114,7 +123,22 @@ class PluginHost:
             SourceError: as the source raised it; PluginError for anything else that it does.
         """
         answer = self._guarded(source.entry, "probe", lambda: _drain(source.object.probe(request)))
-        return answer if isinstance(answer, Skip) else _typed(source.entry, "probe", answer, Candidate)
+        if isinstance(answer, Skip):
+            _typed(source.entry, "probe", (answer,), Skip)
+            return answer
+        return _typed(source.entry, "probe", answer, Candidate)
+
+    def opener(self, source: Source, candidate: Candidate) -> Callable[[RemoteFile, int, int], ReadableRange]:
+        """Return what opens the bytes of a candidate's files.
+
+        Raises:
+            PluginError: the source offers files, and cannot open them.
+        """
+        opener = getattr(source.object, "open", None)
+        if not callable(opener):
+            entry = source.entry
+            raise PluginError(f"{entry.owner}: {entry.name} offers files, but has no open()", hint=_disable(entry))
+        return lambda file, start, stop: opener(candidate, file, start, stop)
 
     def check(self, guard: Guard, tree: ModelTree) -> tuple[Finding, ...]:
         """Ask a validator about a model directory.
@@ -122,23 +146,23 @@ class PluginHost:
         Raises:
             PluginError: it raised, or answered something else than findings.
         """
-        what = f"validator {guard.object.name}"
+        what = f"validator {guard.name}"
         # No time limit: a validator may read every byte of the model, and what guards is not hurried.
         answer = self._guarded(guard.entry, what, lambda: _drain(guard.object.check(tree)), limited=False)
         return _typed(guard.entry, "check", answer, Finding)
 
-    def _ask(self, entry: EntryPoint) -> list[Validator]:
+    def _ask(self, entry: EntryPoint) -> list[Guard]:
         offered = self._guarded(entry, "loading", lambda: self._offered(entry, "vllmrt_validators"))
-        for validator in offered:
-            if not isinstance(getattr(validator, "name", None), str) or not callable(getattr(validator, "check", None)):
-                raise PluginError(f"{entry.owner}: {type(validator).__name__} is no validator", hint=_disable(entry))
-        return offered
+        for name, validator, kind in offered:
+            if not isinstance(name, str) or not callable(getattr(validator, "check", None)):
+                raise PluginError(f"{entry.owner}: {kind} is no validator", hint=_disable(entry))
+        return [Guard(entry, name, validator) for name, validator, _ in offered]
 
-    def _offered(self, entry: EntryPoint, hook: str) -> list[Any]:
-        """Import one plugin, register it and drain what its one implementation of the hook returns."""
+    def _offered(self, entry: EntryPoint, hook: str) -> list[tuple[Any, Any, str]]:
+        """Import one plugin, register it, and drain what its implementation of the hook returns: name, object, type."""
         plugin = self._load(entry)
         return [
-            item
+            (getattr(item, "name", None), item, type(item).__name__)
             for implementation in getattr(self._pluggy().hook, hook).get_hookimpls()
             if implementation.plugin is plugin
             for item in implementation.function(*[self._settings for _ in implementation.argnames])
@@ -149,10 +173,16 @@ class PluginHost:
         plugin: object = importlib.import_module(module.strip())
         if attribute:
             plugin = attrgetter(attribute.split("[")[0].strip())(plugin)
+        import pluggy
+
         manager = self._pluggy()
         if not manager.is_registered(plugin):
             manager.register(plugin, name=f"{entry.distribution}:{entry.group}:{entry.name}")
-            manager.check_pending()
+            try:
+                manager.check_pending()
+            except pluggy.PluginValidationError:
+                manager.unregister(plugin)  # else the next plugin would be blamed for it
+                raise
         return plugin
 
     def _pluggy(self) -> pluggy.PluginManager:
@@ -177,7 +207,7 @@ class PluginHost:
 
         thread = threading.Thread(target=run, name=f"vllmrt {entry.name}", daemon=True)
         thread.start()
-        thread.join(self._settings.plugin_timeout if limited else None)
+        _wait(thread, min(self._settings.plugin_timeout, threading.TIMEOUT_MAX) if limited else None)
         if not box:
             seconds = f"{self._settings.plugin_timeout:g} s"
             raise PluginError(f"{entry.owner}: {what} gave no answer in {seconds}", hint=_disable(entry))
@@ -185,18 +215,52 @@ class PluginHost:
         if isinstance(answer, SourceError):
             raise answer
         if isinstance(answer, BaseException):
-            fault = f"{type(answer).__name__}: {answer}"
+            fault = f"{type(answer).__name__}: {_said(answer)}"
             raise PluginError(f"{entry.owner}: {what} failed: {fault}", hint=_disable(entry)) from answer
         return answer
 
 
+_TEXT, _PATH = (str,), (PurePath, type(None))
+_MAYBE_TEXT = (str, type(None))
+_SHAPES: dict[type, dict[str, tuple[type, ...]]] = {
+    Candidate: {
+        "location": _TEXT,
+        "path": _PATH,
+        "root": _PATH,
+        "files": (tuple,),
+        "revision": _MAYBE_TEXT,
+        "hf_home": _PATH,
+    },
+    Skip: {"reason": _TEXT, "hint": _MAYBE_TEXT},
+    Finding: {"severity": (Severity,), "message": _TEXT, "code": _TEXT, "file": _MAYBE_TEXT},
+}
+
+
 def _typed(entry: EntryPoint, what: str, answer: Any, kind: type[T]) -> tuple[T, ...]:
-    wrong = next((item for item in answer if not isinstance(item, kind)), None)
-    if wrong is not None:
-        raise PluginError(
-            f"{entry.owner}: {what} gave a {type(wrong).__name__}, not a {kind.__name__}", hint=_disable(entry)
-        )
+    """Check every value that crosses the boundary, down to its fields: a dataclass does not."""
+    for item in answer if isinstance(answer, tuple) else (answer,):
+        if not isinstance(item, kind):
+            fault = f"{what} gave a {type(item).__name__}, not a {kind.__name__}"
+            raise PluginError(f"{entry.owner}: {fault}", hint=_disable(entry))
+        for field, kinds in _SHAPES[kind].items():
+            if not isinstance(getattr(item, field), kinds):
+                wrong = f"{what} gave a {kind.__name__} whose {field} is a {type(getattr(item, field)).__name__}"
+                raise PluginError(f"{entry.owner}: {wrong}", hint=_disable(entry))
     return tuple(answer)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a plugin's exception may do anything
+        return "(an error that cannot be shown)"
+
+
+def _wait(thread: threading.Thread, seconds: float | None) -> None:
+    """Join in slices: Ctrl-C that arrives just before a join is not seen until the join ends."""
+    deadline = None if seconds is None else monotonic() + seconds
+    while thread.is_alive() and (deadline is None or monotonic() < deadline):
+        thread.join(_SLICE if deadline is None else min(_SLICE, max(0.0, deadline - monotonic())))
 
 
 def _drain(answer: Any) -> Any:

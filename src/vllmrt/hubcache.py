@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vllmrt.types import ModelRequest
 
 _COMMIT_LENGTH = 64
+_SEPARATORS = 2
 
 
 def repository(hub: Path, request: ModelRequest) -> Path:
@@ -31,6 +32,8 @@ def snapshots(repo: Path, revision: str | None) -> list[Path]:
     Raises:
         OSError: the cache is there and cannot be read.
     """
+    if repo.name.count("--") != _SEPARATORS:
+        return []  # models--a--b--c could be a--b/c or a/b--c; the Hub has neither
     there = _newest_first(repo / "snapshots")
     wanted = _commit(repo, revision or "main") or revision
     if revision is not None:

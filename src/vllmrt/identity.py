@@ -20,7 +20,7 @@ DEFAULT_MODEL = "vllmrt/tiny"
 MAX_NAME = 200
 """Bytes of a name; the store appends to it, and file systems end at 255."""
 
-_BAD_IN_REVISION = re.compile(r"[\s~^:?*\[\\]|\.\.|//|@\{|\.lock$|/$|^[-/.]")
+_BAD_IN_REVISION = re.compile(r"^$|^@$|[\s~^:?*\[\\]|\.\.|//|@\{|\.lock(/|$)|[/.]$|^[-/]|(^|/)\.")
 
 
 def check_name(name: str, what: str) -> None:

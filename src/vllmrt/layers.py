@@ -50,8 +50,9 @@ class Row(NamedTuple):
         if self.kind is bool:
             return "0 or 1" if self.var.strict else "one of true, false, 1, 0, yes, no"
         if get_origin(self.kind) is tuple:
-            choices = get_args(get_args(self.kind)[0])
-            return f"a comma-separated list of {', '.join(choices)}" if choices else "a comma-separated list"
+            item = get_args(self.kind)[0]
+            what = f"of {', '.join(get_args(item))}" if get_origin(item) is Literal else "of names"
+            return f"a comma-separated list {what}"
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(get_args(self.kind))}"
         if self.kind in {int, float}:
@@ -60,9 +61,8 @@ class Row(NamedTuple):
 
     def _limits(self) -> str:
         low, high, above = self._meta("ge"), self._meta("le"), self._meta("gt")
-        if high is not None:
-            return f" from {low} to {high}"
-        return f" above {above}" if above is not None else f" of {low} or more"
+        least = f"above {above}" if above is not None else f"from {low}" if high is not None else f"of {low} or more"
+        return f" {least}{f' to {high}' if high is not None else ''}"
 
     def _meta(self, name: str) -> Any:
         found = (getattr(meta, name, None) for meta in self.annotation.__metadata__)
@@ -100,12 +100,12 @@ def rows() -> Iterator[Row]:
         yield Row(field, annotation, _bare(annotation), default, annotation.__metadata__[-1])
 
 
-def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> Layers:
+def load(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Layers:
     """Build the settings of one run.
 
     Args:
         environ: the environment; an empty value counts as unset, as in ``${VAR:-default}``.
-        flags: values of the command line by field, as text.
+        flags: values of the command line by field, as text; None unsets what a lower layer says.
 
     Raises:
         ConfigError: with a line for every value that cannot be used: variable, value and bound.
@@ -129,9 +129,10 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str] | None = None) -> 
     return Layers(Settings(**values), origins, tuple(warnings))
 
 
-def _find(row: Row, environ: Mapping[str, str], flags: Mapping[str, str], file: _File) -> _Raw | None:
+def _find(row: Row, environ: Mapping[str, str], flags: Mapping[str, str | None], file: _File) -> _Raw | None:
     if row.field in flags:
-        return _Raw(flags[row.field], row.var.flag or "the command line")
+        value = flags[row.field]
+        return None if value is None else _Raw(value, row.var.flag or "the command line")
     for name in row.names:
         if environ.get(name):
             return _Raw(environ[name], name)
@@ -141,16 +142,24 @@ def _find(row: Row, environ: Mapping[str, str], flags: Mapping[str, str], file: 
 
 
 def _convert(row: Row, value: Any) -> Any:
+    if not all(item.isprintable() for item in _texts(value)):
+        raise ValueError(row.field)
+    if row.kind is bool and value in (0, 1):
+        return bool(value)
     if isinstance(value, str):
-        if not value.isprintable():
-            raise ValueError(row.field)
         value = _from_text(row, value)
     if row.kind is Path and isinstance(value, str):
         return Path(os.path.abspath(os.path.expanduser(value)))  # noqa: PTH100, PTH111 - pathlib has no such absolute()
     return msgspec.convert(value, row.annotation, strict=not isinstance(value, str))
 
 
+def _texts(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
+
+
 def _from_text(row: Row, text: str) -> Any:
+    if row.kind is int and not text.lstrip("+-").isdecimal():
+        raise ValueError(text)  # msgspec takes 1e3 and 5.0 too
     if row.kind is bool:
         return (_ZERO_OR_ONE if row.var.strict else _TRUTH)[text.lower()]
     if get_origin(row.kind) is tuple:
@@ -164,26 +173,38 @@ def _fault(row: Row, raw: _Raw) -> str:
     link = ""
     if _SERVICE_LINK.match(str(raw.value)):
         link = (
-            ": that is Kubernetes' link to a Service named vllm; set enableServiceLinks: false in the pod,"
+            ": that is Kubernetes' link to a Service of that name; set enableServiceLinks: false in the pod,"
             " or give the Service another name"
         )
     return f"{raw.origin}={ascii(raw.value)[:80]} is not {row.bounds}{link}"
 
 
-def _settings_file(environ: Mapping[str, str], flags: Mapping[str, str]) -> _File:
+def _settings_file(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> _File:
     """Read the file that was named, or the user's; never one from the current directory."""
     named = flags.get("settings_file") or environ.get("VLLMRT_SETTINGS_FILE")
-    path = Path(named).expanduser() if named else paths.user_settings_file()
-    if not path.exists():
-        if named:
-            raise ConfigError(f"settings file {path} does not exist")
-        return _File(path, {})
-    import tomllib
-
+    if named and not named.isprintable():
+        raise ConfigError(f"settings file {named!a} is not a path")
+    path = Path(named) if named else None
     try:
-        return _File(path, tomllib.loads(path.read_text()))
+        path = path.expanduser() if path else _default_file()
+        if not path.is_file():
+            if named or (path.exists() and str(path) != os.devnull):
+                raise ConfigError(f"settings file {path} does not exist, or is no file")
+            return _File(path, {})
+        import tomllib
+
+        return _File(path, tomllib.loads(path.read_bytes().decode()))
     except (OSError, ValueError) as error:
         raise ConfigError(f"settings file {path} cannot be read: {error}") from None
+    except RuntimeError as error:
+        raise ConfigError(f"settings file {path}: {error}") from None
+
+
+def _default_file() -> Path:
+    try:
+        return paths.user_settings_file()
+    except ConfigError:  # a user without a home has no settings file either
+        return Path(os.devnull)
 
 
 def _unknown(names: Iterable[str], known: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
+_SIGNATURE, _LONGEST_NOTE = 2048, 200
 
 
 class Holder(NamedTuple):
@@ -32,26 +33,38 @@ class Holder(NamedTuple):
         host: the name of its machine.
         pid: its process there.
         since: seconds since the epoch.
+        note: how far it is.
     """
 
     host: str
     pid: int
     since: float
+    note: str = ""
 
     def __str__(self) -> str:
         """Return it as the subject of a sentence."""
-        since = time.strftime("%H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host!a}, since {since}"
+        try:
+            since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        except (OverflowError, ValueError, OSError):
+            since = "?"
+        note = f" ({ascii(self.note)[1:-1]})" if self.note else ""
+        return f"process {self.pid} on {self.host!a}, since {since}{note}"
+
+
+_NOBODY = Holder("", 0, 0.0)
 
 
 @contextmanager
-def hold(path: Path, *, timeout: float, waiting: Callable[[Holder | None], None]) -> Iterator[None]:
+def hold(path: Path, *, timeout: float, waiting: Callable[[Holder | None], None]) -> Iterator[Callable[[str], None]]:
     """Hold the lock at `path` for the length of the block; the file stays.
+
+    The value is a function that notes how far the holder is. It keeps waiters waiting: their time-out counts from the
+    last note, so that a long download does not end those who wait for it.
 
     Args:
         path: the lock file; its directory is made.
-        timeout: seconds to wait for another holder.
-        waiting: called once if there is one, with what it says of itself.
+        timeout: seconds to wait for another holder that notes nothing.
+        waiting: called if there is one, and again whenever it has noted something.
 
     Raises:
         LockTimeout: another process held it all that time.
@@ -60,14 +73,16 @@ def hold(path: Path, *, timeout: float, waiting: Callable[[Holder | None], None]
     """
     descriptor = _acquire(path, timeout, waiting)
     try:
-        _sign(descriptor)
-        yield
+        holder = Holder(os.uname().nodename, os.getpid(), time.time())
+        _sign(descriptor, holder)
+        yield lambda note: _sign(descriptor, holder._replace(note=note[:_LONGEST_NOTE]))
     finally:
         os.close(descriptor)
 
 
 def _acquire(path: Path, timeout: float, waiting: Callable[[Holder | None], None]) -> int:
-    deadline, pause, told = time.monotonic() + timeout, _FIRST_PAUSE, False
+    deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE
+    told: Holder | None = _NOBODY
     while True:
         descriptor = _open(path)
         if _try(descriptor) and _is_current(descriptor, path):
@@ -79,9 +94,9 @@ def _acquire(path: Path, timeout: float, waiting: Callable[[Holder | None], None
                 f"{path} is held by {holder or 'another process'}; waited {timeout:g} s",
                 hint="wait for it, stop it, or raise VLLM_RESOLVE_LOCK_TIMEOUT",
             )
-        if not told:
+        if told != holder:
             waiting(holder)
-            told = True
+            deadline, told = time.monotonic() + timeout, holder
         time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -94,7 +109,9 @@ def _open(path: Path) -> int:
         if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
             raise _unsafe(path) from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    # a second name: somebody linked a file of ours here, to have it overwritten
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(descriptor)
         raise _unsafe(path)
     return descriptor
@@ -120,14 +137,13 @@ def _is_current(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _sign(descriptor: int) -> None:
-    holder = Holder(os.uname().nodename, os.getpid(), time.time())
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, msgspec.json.encode(holder), 0)
+def _sign(descriptor: int, holder: Holder) -> None:
+    # padded and in one write: a waiter reads the old text or the new one
+    os.pwrite(descriptor, msgspec.json.encode(holder).ljust(_SIGNATURE), 0)
 
 
 def _holder(descriptor: int) -> Holder | None:
     try:
-        return msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
-    except (msgspec.MsgspecError, OSError):
+        return msgspec.json.decode(os.pread(descriptor, _SIGNATURE, 0), type=Holder)
+    except (msgspec.MsgspecError, ValueError, OSError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vllmrt import discovery
-from vllmrt.errors import ServeRefused
+from vllmrt.errors import ConfigError, ServeRefused
 from vllmrt.events import Event
 from vllmrt.host import PluginHost
 from vllmrt.identity import DEFAULT_MODEL, requested
@@ -28,7 +28,10 @@ def resolve(layers: Layers, emit: Emit) -> Resolved:
     Raises:
         VllmrtError: any of `vllmrt.resolve.loop.Resolver.resolve`, or a name or source that cannot be used.
     """
-    return _resolve(*_prepare(layers, emit), layers.settings, emit)
+    resolved = _resolve(*_prepare(layers, emit), layers.settings, emit)
+    if not layers.settings.dry_run:
+        _write_env_file(layers.settings, resolved, emit)
+    return resolved
 
 
 def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[str]) -> tuple[Resolved, LaunchPlan]:
@@ -42,6 +45,11 @@ def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[s
     prepared = _prepare(layers, emit)
     find_engine(layers.settings, environ)
     resolved = _resolve(*prepared, layers.settings, emit)
+    if not layers.settings.dry_run:
+        try:
+            _write_env_file(layers.settings, resolved, emit)
+        except ConfigError as error:  # it is for other tools; the launch does not need it
+            emit(Event("resolve.envfile", "env file", str(error), "warning"))
     return resolved, _plan(layers, resolved.path, resolved.request.model_id, environ, extra)
 
 
@@ -78,10 +86,7 @@ def _prepare(layers: Layers, emit: Emit) -> tuple[ModelRequest, PluginHost]:
 
 
 def _resolve(request: ModelRequest, host: PluginHost, settings: Settings, emit: Emit) -> Resolved:
-    resolved = Resolver(host, settings, emit).resolve(request, settings.model_sources)
-    if not settings.dry_run:
-        _write_env_file(settings, resolved, emit)
-    return resolved
+    return Resolver(host, settings, emit).resolve(request, settings.model_sources)
 
 
 def _plan(layers: Layers, path: Path, model_id: str, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:

@@ -15,15 +15,18 @@ from vllmrt import paths
 
 GpuCondition = Literal["temperature", "memory", "utilization"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-Names = tuple[str, ...]
 Conditions = tuple[GpuCondition, ...]
 Text = Annotated[str, Meta(min_length=1)]
+Names = tuple[Text, ...]
+Sources = Annotated[tuple[Text, ...], Meta(min_length=1)]
 Word = Annotated[str, Meta(pattern=r"^\S+$")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Connections = Annotated[int, Meta(ge=1, le=64)]
 Positive = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
-Seconds = Annotated[float, Meta(gt=0)]
+# a hundred million is three years, and less than any clock or lock overflows at
+Seconds = Annotated[float, Meta(gt=0, le=100_000_000)]
+WholeSeconds = Annotated[int, Meta(ge=0, le=100_000_000)]
 Gibibytes = Annotated[float, Meta(ge=0)]
 
 
@@ -71,7 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     model_sources: Annotated[
-        Names, Var("model", "VLLM_MODEL_SOURCES", "Sources to ask, in this order", flag="--sources")
+        Sources, Var("model", "VLLM_MODEL_SOURCES", "Sources to ask, in this order", flag="--sources")
     ] = ("package", "flox", "local", "hf-cache", "r2", "hf-hub")
     models_dir: Annotated[
         Path | None,
@@ -92,7 +95,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     resolve_lock_timeout: Annotated[
-        Natural,
+        WholeSeconds,
         Var(
             "model",
             "VLLM_RESOLVE_LOCK_TIMEOUT",
@@ -110,6 +113,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         False
     )
 
+    include: Annotated[
+        Names, Var("transfer", None, "Patterns of the files to fetch, instead of what vLLM loads", "--include")
+    ] = ()
+    exclude: Annotated[Names, Var("transfer", None, "Patterns of files not to fetch", "--exclude")] = ()
+    connections: Annotated[Connections, Var("transfer", None, "Ranges to fetch at a time", "--connections")] = 8
+    stall_timeout: Annotated[Seconds, Var("transfer", None, "Seconds without a byte before a new connection")] = 20.0
+
     flox_env: Annotated[Path | None, Var("stores", "FLOX_ENV", "The Flox environment; set by Flox")] = None
     flox_env_project: Annotated[
         Path | None,
@@ -125,12 +135,30 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = None
     hf_token: Annotated[Text | None, Var("stores", "HF_TOKEN", "Token for gated models", secret=True)] = None
+    hf_token_path: Annotated[
+        Path | None,
+        Var("stores", "HF_TOKEN_PATH", "File with the token, where HF_TOKEN is unset; unset: HF_HOME/token"),
+    ] = None
+    hf_endpoint: Annotated[Text, Var("stores", "HF_ENDPOINT", "The Hugging Face Hub, or a mirror of it")] = (
+        "https://huggingface.co"
+    )
+    hf_hub_offline: Annotated[bool, Var("stores", "HF_HUB_OFFLINE", "Do not ask the Hugging Face Hub")] = False
     hf_home: Annotated[
         Path | None,
         Var("stores", "HF_HOME", "Home of the Hugging Face libraries; its hub/ is searched after the store's"),
     ] = None
     hf_hub_cache: Annotated[
         Path | None, Var("stores", "HF_HUB_CACHE", "Hugging Face cache, searched after the store's")
+    ] = None
+    model_url: Annotated[
+        Text | None,
+        Var(
+            "stores",
+            None,
+            "URL of the model's directory for the source fsspec, with {org} and {name} for the parts of its id",
+            flag="--model-url",
+            secret=True,
+        ),
     ] = None
     r2_bucket: Annotated[Text | None, Var("stores", "R2_BUCKET", "R2 or S3 bucket")] = None
     r2_models_prefix: Annotated[
@@ -251,7 +279,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool, Var("preflight", "VLLM_ALLOW_OTHER_UID_KILL", "Also stop a stale vLLM of another user", strict=True)
     ] = False
     stop_timeout: Annotated[
-        Natural, Var("preflight", "VLLM_STOP_TIMEOUT", "Seconds from SIGTERM until the port must be free")
+        WholeSeconds, Var("preflight", "VLLM_STOP_TIMEOUT", "Seconds from SIGTERM until the port must be free")
     ] = 15
     process_signatures: Annotated[
         Names, Var("preflight", "VLLM_PROCESS_SIGNATURES", "Further command lines that are vLLM")
@@ -291,6 +319,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Show the values; of a secret only whether it is set."""
         shown = (f"{name}={value!r}" for name, value in self.shown().items())
         return f"Settings({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        """Show the same to rich, which would look at the fields itself."""
+        return list(self.shown().items())
 
     def shown(self) -> dict[str, object]:
         """Return every value by field, with ``********`` for the secrets that are set."""

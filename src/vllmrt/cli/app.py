@@ -68,5 +68,9 @@ def run(argv: Sequence[str]) -> int:
         typer.main.get_command(app).main(args=ours, prog_name="vllmrt", obj=extra)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        return ExitCode.USAGE if code == _CLICK_USAGE else code
+        if code != _CLICK_USAGE:
+            return code
+        if "--json" in ours:
+            typer.echo('{"ok": false, "code": 64, "class": "UsageError", "error": "see stderr", "hint": null}')
+        return ExitCode.USAGE
     return ExitCode.OK

@@ -17,7 +17,7 @@ def config() -> None:
 
 
 @app.command()
-@command("model", "stores", "server", "engine", "logging", "plugins")
+@command("model", "transfer", "stores", "server", "engine", "logging", "plugins")
 def show(run: Run) -> None:
     """Print every setting: its value, where that came from, its variables; secrets are masked."""
     shown = run.layers.settings.shown()
@@ -35,7 +35,7 @@ def show(run: Run) -> None:
         run.print_json({"ok": True, "settings": facts})
     else:
         columns = ("setting", "value", "origin")
-        show_table(columns, [[_cell(fact[column]) for column in columns] for fact in facts])
+        show_table(run.out, columns, [[_cell(fact[column]) for column in columns] for fact in facts])
 
 
 def _cell(value: object) -> str:

@@ -6,16 +6,16 @@ import functools
 import inspect
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from signal import SIGINT, SIGPIPE
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from signal import SIGINT, SIGPIPE, SIGTERM, signal
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 
 import typer
 
 from vllmrt import layers
 from vllmrt.errors import ExitCode, ResolveError, UsageError, VllmrtError
-from vllmrt.events import Event, renderer
+from vllmrt.events import Event, renderer, to_json
 from vllmrt.identity import parse_model
 
 if TYPE_CHECKING:
@@ -38,26 +38,25 @@ class Run(NamedTuple):
     Attributes:
         layers: the settings and where they came from.
         emit: shows an event on stderr.
-        json: True when stdout takes one JSON object and nothing else.
+        json: True when `out` takes one JSON object and nothing else.
         extra: what followed ``--``.
+        out: stdout; ``sys.stdout`` itself leads to stderr meanwhile, for plugins that print.
     """
 
     layers: Layers
     emit: Emit
     json: bool
     extra: tuple[str, ...]
+    out: TextIO
+
+    def print(self, line: object) -> None:
+        """Print one line on stdout."""
+        self.out.write(f"{line}\n")
+        self.out.flush()
 
     def print_json(self, value: object) -> None:
         """Print the command's one JSON object."""
-        print_json(value)
-
-
-def print_json(value: object) -> None:
-    """Print one JSON object on stdout; paths and the like as text."""
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(value, enc_hook=str).decode() + "\n")
-    sys.stdout.flush()
+        self.print(to_json(value))
 
 
 def command(*wanted: str, takes_extra: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -75,14 +74,16 @@ def command(*wanted: str, takes_extra: bool = False) -> Callable[[Callable[..., 
             if ctx.invoked_subcommand:
                 return
             common = {name: given.pop(name) for name in ("json", "log_format", "verbose")}
-            flags = {row.field: _text(value) for row in rows if (value := given.pop(row.field)) is not None}
-            with _reporting(**common) as emit:
+            flags: dict[str, str | None] = {
+                row.field: _text(value) for row in rows if (value := given.pop(row.field)) is not None
+            }
+            with _reporting(**common) as (emit, out):
                 _check_usage(ctx, common["log_format"], takes_extra=takes_extra)
-                flags.update(_model_flags(given.pop("model", None)))
+                flags.update(_model_flags(given.pop("model", None), flags.get("model_revision")))
                 loaded = layers.load(os.environ, flags)
                 for warning in loaded.warnings:
                     emit(Event("settings.warning", "settings", warning, "warning"))
-                function(Run(loaded, emit, common["json"], ctx.obj or ()), **given)
+                function(Run(loaded, emit, common["json"], ctx.obj or (), out), **given)
 
         _sign(wrapper, function, rows, {"model": Model} if "model" in wanted else {})
         return wrapper
@@ -137,47 +138,74 @@ def _text(value: object) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _model_flags(model: str | None) -> dict[str, str]:
-    """Turn MODEL into settings; it replaces whatever the environment says of the model."""
+def _model_flags(model: str | None, revision: str | None) -> dict[str, str | None]:
+    """Turn MODEL into settings; it replaces whatever the environment says of the model.
+
+    A revision stays in the id, where one that is given besides is noticed.
+    """
     if model is None:
         return {}
     if "/" not in model:
-        return {"model": model, "model_id": ""}
-    model_id, revision = parse_model(model)
-    flags = {"model_id": model_id, "model": model_id.partition("/")[2]}
-    return {**flags, "model_revision": revision} if revision else flags
+        return {"model": model, "model_id": None, "model_revision": revision}
+    name = parse_model(model)[0].partition("/")[2]
+    return {"model_id": model, "model": name, "model_revision": revision}
 
 
 @contextmanager
-def _reporting(*, json: bool, log_format: str | None, verbose: bool) -> Iterator[Emit]:
+def _reporting(*, json: bool, log_format: str | None, verbose: bool) -> Iterator[tuple[Emit, TextIO]]:
     """Turn what a command raises into one message and an exit status."""
-    emit = renderer(log_format)
+    emit, out = renderer(log_format), sys.stdout
+    signal(SIGTERM, _terminate)
     try:
-        yield emit
-    except VllmrtError as error:
-        _report(error, emit, json=json)
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise SystemExit(128 + SIGINT) from None
-    except BrokenPipeError:
-        # whoever read our output has gone; nothing is left to say, and Python must not try again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + SIGPIPE) from None
-    except Exception as error:
-        if verbose:
-            raise
-        fault = f"{type(error).__name__}: {error}"
-        emit(Event("bug", "bug", f"{fault}\nplease report it with what the same command prints with -v", "error"))
+        with redirect_stdout(sys.stderr):
+            yield emit, out
+    except (VllmrtError, OSError) as error:
+        known = error if isinstance(error, VllmrtError) else _of_system(error)
+        facts = _report(known, emit)
         if json:
-            print_json({"ok": False, "code": ExitCode.BUG, "error": fault})
+            out.write(to_json(facts) + "\n")
+        raise SystemExit(known.exit_code) from None
+    except KeyboardInterrupt as interrupt:
+        emit(Event("interrupted", "stopped", "what was fetched is kept; the next run goes on from there", "warning"))
+        raise SystemExit(128 + (SIGTERM if isinstance(interrupt, _Terminated) else SIGINT)) from None
+    except Exception as error:  # noqa: BLE001 - whatever else there is, is a bug of ours
+        facts = _report_bug(error, emit, verbose=verbose)
+        if json:
+            out.write(to_json(facts) + "\n")
         raise SystemExit(ExitCode.BUG) from None
 
 
-def _report(error: VllmrtError, emit: Emit, *, json: bool) -> None:
-    kind = type(error).__name__
-    emit(Event("error", "error", error.message, "error", {"class": kind, "code": int(error.exit_code)}))
+def _of_system(error: OSError) -> VllmrtError:
+    """What the system refuses is no bug: a full disk, a directory that may not be read, a reader that has gone."""
+    if isinstance(error, BrokenPipeError):
+        # nobody listens any more; Python must not try again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(128 + SIGPIPE) from None
+    return VllmrtError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does: everything is left in order."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
+def _report(error: VllmrtError, emit: Emit) -> dict[str, object]:
+    facts = {"class": type(error).__name__, "code": int(error.exit_code)}
+    emit(Event("error", "error", error.message, "error", facts))
     if error.hint:
         emit(Event("hint", "hint", error.hint))
-    if json:
-        facts = {"ok": False, "code": int(error.exit_code), "class": kind, "error": error.message, "hint": error.hint}
-        print_json(facts | ({"attempts": error.attempts} if isinstance(error, ResolveError) else {}))
+    attempts = {"attempts": error.attempts} if isinstance(error, ResolveError) else {}
+    return {"ok": False, **facts, "error": error.message, "hint": error.hint, **attempts}
+
+
+def _report_bug(error: Exception, emit: Emit, *, verbose: bool) -> dict[str, object]:
+    if verbose:
+        from traceback import print_exception
+
+        print_exception(error)
+    fault = f"{type(error).__name__}: {error}"
+    emit(Event("bug", "bug", f"{fault}\nplease report it with what the same command prints with -v", "error"))
+    return {"ok": False, "code": int(ExitCode.BUG), "class": "bug", "error": fault, "hint": None}

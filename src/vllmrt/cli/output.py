@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from vllmrt.events import Event
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def show_launch(run: Run, plan: LaunchPlan, facts: Mapping[str, object], *, print_cmd: bool) -> None:
     """Say what is launched, and launch it unless this is a dry run."""
     from vllmrt.serve.argv import format_command
-    from vllmrt.serve.launch import launch
+    from vllmrt.serve.launch import check, launch
 
     for warning in plan.warnings:
         run.emit(Event("serve.warning", "serve", warning, "warning"))
@@ -27,6 +27,8 @@ def show_launch(run: Run, plan: LaunchPlan, facts: Mapping[str, object], *, prin
         sys.stderr.write(shown + "\n")
     else:
         run.emit(Event("serve.command", "serve", shown, data={"argv": plan.argv, "dry_run": dry}))
+    if not dry:
+        check(plan)
     if run.json:
         run.print_json({"ok": True, **facts, "argv": plan.argv, "dry_run": dry})
     if dry:
@@ -34,9 +36,9 @@ def show_launch(run: Run, plan: LaunchPlan, facts: Mapping[str, object], *, prin
     launch(plan)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout: ruled on a terminal, else columns that line up and that awk can split."""
-    if sys.stdout.isatty():
+def show_table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: ruled on a terminal, else columns that line up and that awk can split."""
+    if out.isatty():
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -44,8 +46,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(*columns, box=None, header_style="bold", pad_edge=False)
         for row in rows:
             table.add_row(*map(Text, row))
-        Console(highlight=False).print(table)
+        Console(file=out, highlight=False).print(table)
         return
     widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
     for row in [columns, *rows]:
-        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+        out.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    out.flush()

@@ -33,7 +33,7 @@ def plugins(run: Run) -> None:
         run.print_json({"ok": True, "plugins": facts})
     else:
         columns = ("kind", "name", "distribution", "version", "module", "state")
-        show_table(columns, [[fact[column] for column in columns] for fact in facts])
+        show_table(run.out, columns, [[fact[column] for column in columns] for fact in facts])
 
 
 @app.command()
@@ -51,7 +51,7 @@ def info(run: Run, name: Annotated[str, typer.Argument(help="What a user types, 
         run.print_json({"ok": True, "plugins": facts})
     else:
         for fact in facts:
-            show_table(("fact", "value"), list(fact.items()))
+            show_table(run.out, ("fact", "value"), list(fact.items()))
 
 
 def _facts(entry: EntryPoint, run: Run) -> dict[str, str]:

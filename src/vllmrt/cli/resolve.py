@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-@command("model", "stores", "plugins", "dry_run")
+@command("model", "transfer", "stores", "plugins", "dry_run")
 def resolve(run: Run) -> None:
     """Find a model, prove that it is whole, and write the env file that serve reads.
 
@@ -20,7 +20,7 @@ def resolve(run: Run) -> None:
     """
     resolved = pipeline.resolve(run.layers, run.emit)
     if not run.json:
-        typer.echo(resolved.path)
+        run.print(resolved.path)
         return
     settings = run.layers.settings
     run.print_json(

@@ -8,6 +8,7 @@ import typer
 
 from vllmrt.cli.options import Run, command
 from vllmrt.cli.output import show_table
+from vllmrt.errors import ExitCode
 
 app = typer.Typer(add_completion=False)
 
@@ -33,11 +34,12 @@ def smoke(
         run.print_json({"ok": ok, "url": base, "checks": [check._asdict() for check in checks]})
     else:
         show_table(
+            run.out,
             ("check", "result", "seconds", "detail"),
             [[check.name, "ok" if check.ok else "FAILED", f"{check.seconds:.2f}", check.detail] for check in checks],
         )
     if not ok:
-        raise typer.Exit(1)
+        raise SystemExit(ExitCode.GENERAL)
 
 
 def _reachable(host: str) -> str:

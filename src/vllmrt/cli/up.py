@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False)
 @app.command(
     epilog="Arguments after -- go to vllm serve as they are; one that collides with a flag of ours is dropped."
 )
-@command("model", "stores", "server", "engine", "logging", "plugins", "dry_run", takes_extra=True)
+@command("model", "transfer", "stores", "server", "engine", "logging", "plugins", "dry_run", takes_extra=True)
 def up(
     run: Run,
     *,

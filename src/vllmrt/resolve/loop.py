@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vllmrt import discovery
-from vllmrt.errors import ModelNotFound, ModelRejected, VllmrtError
+from vllmrt.errors import IntegrityError, ModelNotFound, ModelRejected, PluginError, SourceError, VllmrtError
 from vllmrt.events import Event, human_size
-from vllmrt.identity import identity_hash
 from vllmrt.resolve import manifest
-from vllmrt.resolve.manifest import Manifest
-from vllmrt.types import ModelTree, Severity, Skip
+from vllmrt.resolve.proof import Prover
+from vllmrt.types import Candidate, ModelTree, Skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from vllmrt.events import Emit, Level
-    from vllmrt.host import Guard, PluginHost
+    from vllmrt.host import PluginHost, Source
     from vllmrt.locking import Holder
+    from vllmrt.resolve.manifest import Manifest
+    from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
-    from vllmrt.types import Candidate, Finding, ModelRequest
+    from vllmrt.types import ModelRequest
 
 Outcome = Literal["skipped", "failed", "rejected", "chosen"]
 
@@ -70,23 +71,29 @@ class Resolver:
         self._settings = settings
         self._emit = emit
         self._attempts: list[Attempt] = []
+        self._damaged: IntegrityError | None = None
+        self._note: Callable[[str], None] = lambda _: None
 
     def resolve(self, request: ModelRequest, sources: Sequence[str]) -> Resolved:
         """Find the model and prove it.
 
         Raises:
-            ModelNotFound: no source has it; the message has a line per source.
+            ModelNotFound: no source has it; `attempts` says why, source by source.
             ModelRejected: it was found, but nowhere whole.
+            IntegrityError: bytes differ from the digest that their source publishes, and no other source has them.
             LockTimeout: another process is resolving it.
+            NoSpace: the disk of the store is full.
             PluginError: a validator cannot be loaded, or two plugins claim a source's name.
         """
-        guards = self._host.validators()
+        prover = Prover(self._host, self._settings, self._emit)
         with ExitStack() as stack:
             if not self._settings.dry_run:
                 self._lock(stack, request)
             for name in sources:
-                for candidate in self._candidates(name, request):
-                    resolved = self._prove(name, candidate, request, guards)
+                for source, candidate in self._candidates(name, request):
+                    remote = candidate.path is None and candidate.files
+                    attempt = self._fetch if remote else self._in_place
+                    resolved = attempt(source, candidate, request, prover)
                     if resolved:
                         return resolved
         raise self._failure(request)
@@ -94,25 +101,28 @@ class Resolver:
     def _lock(self, stack: ExitStack, request: ModelRequest) -> None:
         from vllmrt import locking
 
-        path = self._settings.store / ".locks" / f"{identity_hash(request.identity)}.lock"
+        path = self._store().lock_path(request.identity)
 
         def waiting(holder: Holder | None) -> None:
             text = f"waiting for {holder or 'another process'}, which resolves the same model"
             self._emit(Event("resolve.wait", "lock", text, data={"path": str(path)}))
 
         try:
-            stack.enter_context(locking.hold(path, timeout=self._settings.resolve_lock_timeout, waiting=waiting))
+            self._note = stack.enter_context(
+                locking.hold(path, timeout=self._settings.resolve_lock_timeout, waiting=waiting)
+            )
         except OSError:
             # A store that cannot be written holds models in place only, and those need no lock.
             return
 
-    def _candidates(self, name: str, request: ModelRequest) -> Iterator[Candidate]:
+    def _candidates(self, name: str, request: ModelRequest) -> Iterator[tuple[Source, Candidate]]:
         entry = self._host.select(discovery.SOURCES, name)
         if entry is None:
             self._record(Attempt(name, "skipped", "no plugin of that name is installed"))
             return
         try:
-            answer = self._host.probe(self._host.source(entry), request)
+            source = self._host.source(entry)
+            answer = self._host.probe(source, request)
         except VllmrtError as error:
             self._record(Attempt(name, "failed", str(error), error.hint))
             return
@@ -121,65 +131,82 @@ class Resolver:
         elif not answer:
             self._record(Attempt(name, "skipped", "it has no such model"))
         else:
-            yield from answer
+            yield from ((source, candidate) for candidate in answer)
 
-    def _prove(
-        self, source: str, candidate: Candidate, request: ModelRequest, guards: Sequence[Guard]
-    ) -> Resolved | None:
-        path = _directory(candidate)
+    def _in_place(self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
+        name, path = source.entry.name, _directory(candidate)
         if path is None:
-            self._record(Attempt(source, "failed", f"{candidate.location} is no directory on this machine"))
+            self._record(Attempt(name, "failed", f"{candidate.location} is no directory on this machine"))
             return None
-        published = manifest.read(path / manifest.NAME)
+        published = manifest.of(path)
         if published and published.identity != request.identity:
-            self._record(Attempt(source, "skipped", f"{path} belongs to {published.identity}"))
+            self._record(Attempt(name, "skipped", f"{path} belongs to {published.identity}"))
+            return None
+        try:
+            now = prover.manifest(name, candidate, request, str(path), manifest.states(path))
+        except OSError as error:
+            self._record(Attempt(name, "rejected", f"{error.filename}: {error.strerror}"))
             return None
         known_at = manifest.in_cache(self._settings.cache, request.identity, path)
-        try:
-            now = self._manifest(source, candidate, request, path, guards)
-        except OSError as error:
-            self._record(Attempt(source, "rejected", f"{error.filename}: {error.strerror}"))
-            return None
-        unchanged = now in (published, manifest.read(known_at))
+        # Not by the manifest in the directory itself: whoever made the directory may have made that too.
+        unchanged = manifest.unchanged(manifest.read(known_at), now)
         tree = ModelTree(path, request=request, candidate=candidate, unchanged=unchanged)
-        if not self._passes(source, tree, guards):
+        if self._rejects(name, tree, prover):
             return None
-        if not unchanged and not self._settings.dry_run:
-            manifest.write(known_at, now)
-        return self._chosen(source, tree, now)
+        if not unchanged:
+            self._remember(known_at, now)
+        return self._chosen(name, tree, now)
 
-    def _manifest(
-        self, source: str, candidate: Candidate, request: ModelRequest, path: Path, guards: Sequence[Guard]
-    ) -> Manifest:
-        bent = {
-            "skip_tokenizer_check": self._settings.skip_tokenizer_check,
-            "safe_weights_only": self._settings.safe_weights_only,
-        }
-        return Manifest(
-            identity=request.identity,
-            source=source,
-            location=str(path),
-            revision=candidate.revision,
-            guards=manifest.guards_of(((guard.entry.owner, guard.object.name) for guard in guards), **bent),
-            files=manifest.states(path),
-        )
+    def _fetch(self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
+        from vllmrt.resolve.fetch import Fetcher, Staged
+        from vllmrt.resolve.publish import publish
 
-    def _passes(self, source: str, tree: ModelTree, guards: Sequence[Guard]) -> bool:
-        faults: list[str] = []
-        for guard in guards:
-            try:
-                findings: Sequence[Finding] = self._host.check(guard, tree)
-            except VllmrtError as error:
-                faults.append(str(error))
-                continue
-            faults += [_words(finding) for finding in findings if finding.severity is Severity.ERROR]
-            for finding in findings:
-                if finding.severity is Severity.WARNING:
-                    data = {"code": finding.code, "file": finding.file}
-                    self._emit(Event("validate.warning", source, _words(finding), "warning", data))
+        name, store = source.entry.name, self._store()
+        if self._settings.dry_run:
+            return self._would_fetch(name, candidate, request, prover)
+        try:
+            fetcher = Fetcher(store, self._settings, self._emit, self._note)
+            staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
+        except (SourceError, PluginError, IntegrityError) as error:
+            self._damaged = error if isinstance(error, IntegrityError) else self._damaged
+            self._record(Attempt(name, "failed", str(error), error.hint))
+            return None
+        if not isinstance(staged, Staged):
+            here = Candidate(candidate.location, path=staged.path, revision=candidate.revision)
+            return self._in_place(source, here, request, prover)
+        tree = ModelTree(staged.files, request=request, candidate=candidate)
+        if self._rejects(name, tree, prover):
+            return None
+        proven = prover.manifest(name, candidate, request, candidate.location, staged.states)
+        target = store.target(request, self._settings.model)
+        final = publish(staged.files, target, proven, inodes=staged.inodes)
+        self._emit(Event("publish", name, f"published at {target}", "good", {"path": str(target)}))
+        self._remember(manifest.in_cache(self._settings.cache, request.identity, target), final)
+        return self._chosen(name, ModelTree(target, request=request, candidate=candidate), final)
+
+    def _remember(self, path: Path, proven: Manifest) -> None:
+        """Note what was proven in the cache; without one, the next start checks again."""
+        if not self._settings.dry_run:
+            with suppress(OSError):
+                manifest.write(path, proven)
+
+    def _would_fetch(self, name: str, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved:
+        from vllmrt.resolve.selection import select
+
+        wanted = select(candidate.files, include=self._settings.include, exclude=self._settings.exclude).wanted
+        size = human_size(sum(file.size for file in wanted))
+        text = f"would be fetched: {len(wanted)} files · {size} · {candidate.location}"
+        self._emit(Event("transfer.plan", name, text, data={"source": name, "files": len(wanted)}))
+        target = self._store().target(request, self._settings.model)
+        now = prover.manifest(name, candidate, request, candidate.location, {})
+        self._attempts.append(Attempt(name, "chosen", candidate.location))
+        return Resolved(target, request, candidate, name, now, tuple(self._attempts))
+
+    def _rejects(self, source: str, tree: ModelTree, prover: Prover) -> bool:
+        faults = prover.faults(source, tree)
         if faults:
             self._record(Attempt(source, "rejected", "\n".join([str(tree.path), *faults])))
-        return not faults
+        return bool(faults)
 
     def _chosen(self, source: str, tree: ModelTree, now: Manifest) -> Resolved:
         self._attempts.append(Attempt(source, "chosen", tree.candidate.location))
@@ -202,18 +229,21 @@ class Resolver:
         self._emit(Event("resolve.attempt", attempt.source, f"{attempt.outcome}: {attempt.reason}", level, data))
 
     def _failure(self, request: ModelRequest) -> VllmrtError:
+        if self._damaged:
+            return self._damaged
         hints = "\n".join(f"{attempt.source}: {attempt.hint}" for attempt in self._attempts if attempt.hint) or None
         attempts = [attempt._asdict() for attempt in self._attempts]
         if any(attempt.outcome == "rejected" for attempt in self._attempts):
             return ModelRejected(f"{request.identity} was found, but it is not whole", hint=hints, attempts=attempts)
         return ModelNotFound(f"no source has {request.identity}", hint=hints, attempts=attempts)
 
+    def _store(self) -> Store:
+        from vllmrt.resolve.store import Store
+
+        return Store(self._settings.store)
+
 
 def _directory(candidate: Candidate) -> Path | None:
     if candidate.path is None or not candidate.path.is_dir():
         return None
     return Path(os.path.realpath(candidate.path))
-
-
-def _words(finding: Finding) -> str:
-    return f"{finding.file}: {finding.message}" if finding.file else finding.message

@@ -7,6 +7,7 @@ modified, the manifest lies in the cache.
 from __future__ import annotations
 
 import os
+import stat
 from binascii import crc32
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = ".vllmrt.json"
+VERSION = 1
 _SIZE_LIMIT = 64 << 20
+_LONGEST_SLUG = 200
 
 
 class FileState(msgspec.Struct, frozen=True, array_like=True):
@@ -29,10 +32,14 @@ class FileState(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         size: bytes.
         mtime_ns: modification time, nanoseconds since the epoch.
+        digest: ``algorithm:hex`` of the content, as it was computed here; empty where nobody has read it.
+        version: what the source called these bytes (`vllmrt.types.RemoteFile`); empty for a model in place.
     """
 
     size: int
     mtime_ns: int
+    digest: str = ""
+    version: str = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,40 +52,66 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         revision: the immutable revision, where the source knows it.
         guards: the validators that it passed, each with its distribution and version, and the settings they obey.
         files: every file by its path below the directory.
+        publication: tells one publication from every other (`vllmrt.resolve.publish`); empty for a model in place.
     """
 
-    version: int = 1
+    version: int = VERSION
     identity: str
     source: str
     location: str
     revision: str | None = None
     guards: tuple[str, ...] = ()
     files: dict[str, FileState] = {}
+    publication: str = ""
 
 
 def in_cache(cache: Path, identity: str, directory: Path) -> Path:
     """Return where the manifest of a model in place is kept: one for each identity and directory."""
     # A checksum will do: a manifest says itself what it is of, so two that share a name cost a second look only.
     checksum = crc32(f"{identity} {directory}".encode(errors="surrogateescape"))
-    return cache / "manifests" / f"{slug(identity)}.{checksum:08x}.json"
+    return cache / "manifests" / f"{slug(identity)[:_LONGEST_SLUG]}.{checksum:08x}.json"
 
 
 def read(path: Path) -> Manifest | None:
     """Return the manifest at `path`, None where there is none that can be understood."""
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_SIZE_LIMIT), type=Manifest)
+        with open(path, "rb", opener=_opener) as file:
+            found = msgspec.json.decode(file.read(_SIZE_LIMIT), type=Manifest)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    return found if found.version == VERSION else None
 
 
-def write(path: Path, manifest: Manifest) -> None:
+def of(directory: Path) -> Manifest | None:
+    """Return the manifest of a directory that was published; None for any other, for a link, and for nothing."""
+    return None if directory.is_symlink() else read(directory / NAME)
+
+
+def write(path: Path, manifest: Manifest, *, mode: int = 0o600) -> None:
     """Write a manifest atomically.
 
     Raises:
         OSError: it cannot be written.
     """
-    write_atomic(path, msgspec.json.encode(manifest))
+    write_atomic(path, msgspec.json.encode(manifest), mode=mode)
+
+
+def unchanged(known: Manifest | None, now: Manifest) -> bool:
+    """Tell whether a directory is as it was when `known` was written, by the sizes and times of its files.
+
+    Args:
+        known: what was noted when it passed validation; None where nothing was.
+        now: the same directory today, with the validators that it would have to pass.
+    """
+    return (
+        known is not None
+        and (known.identity, known.guards) == (now.identity, now.guards)
+        and known.files.keys() == now.files.keys()
+        and all(
+            (was.size, was.mtime_ns) == (now.files[path].size, now.files[path].mtime_ns)
+            for path, was in known.files.items()
+        )
+    )
 
 
 def states(directory: Path) -> dict[str, FileState]:
@@ -88,19 +121,32 @@ def states(directory: Path) -> dict[str, FileState]:
         OSError: something vanished or cannot be read.
     """
     found: dict[str, FileState] = {}
+    seen: set[tuple[int, int]] = set()
     pending = [""]
     while pending:
         prefix = pending.pop()
         with os.scandir(os.path.join(directory, prefix)) as entries:  # noqa: PTH118 - once for each file of a warm start
             for entry in entries:
-                if entry.name in {"__pycache__", NAME}:
+                if _is_no_model_file(entry, prefix):
                     continue
-                if entry.is_dir(follow_symlinks=False):
+                status = entry.stat()
+                if not stat.S_ISDIR(status.st_mode):
+                    found[_key(prefix + entry.name)] = FileState(status.st_size, status.st_mtime_ns)
+                elif (status.st_dev, status.st_ino) not in seen:  # a link may lead back to where it lies
+                    seen.add((status.st_dev, status.st_ino))
                     pending.append(f"{prefix}{entry.name}/")
-                else:
-                    status = entry.stat()
-                    found[f"{prefix}{entry.name}"] = FileState(status.st_size, status.st_mtime_ns)
     return dict(sorted(found.items()))
+
+
+def _is_no_model_file(entry: os.DirEntry[str], prefix: str) -> bool:
+    if entry.name == "__pycache__":
+        return entry.is_dir(follow_symlinks=False)
+    return entry.name == NAME and not prefix and entry.is_file(follow_symlinks=False)
+
+
+def _key(name: str) -> str:
+    """Return a name as JSON can hold it; one that is not UTF-8 gets its odd bytes escaped."""
+    return name if name.isprintable() else os.fsencode(name).decode(errors="backslashreplace")
 
 
 def total_size(files: Mapping[str, FileState]) -> int:
@@ -112,3 +158,8 @@ def guards_of(validators: Iterable[tuple[str, str]], **settings: bool) -> tuple[
     """Return what a manifest notes of the validators: a name and an owner each, then the settings that bend them."""
     named = sorted(f"{name} ({owner})" for owner, name in validators)
     return (*named, *(f"{key}={value}" for key, value in sorted(settings.items())))
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open a file, but not through a link, and without waiting for whoever writes into a FIFO."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

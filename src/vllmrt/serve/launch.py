@@ -96,13 +96,27 @@ def plan_launch(  # noqa: PLR0913 - one argument for each thing that an earlier 
     return LaunchPlan(argv, child, warnings)
 
 
+def check(plan: LaunchPlan) -> None:
+    """Refuse what `launch` would refuse, as far as that can be known before.
+
+    Raises:
+        ServeRefused: the engine's interpreter does not exist, or the directory for metrics cannot be made.
+    """
+    engine = Path(plan.argv[0])
+    script = interpreter(engine)
+    with suppress(PermissionError):
+        if script is not None and not Path(script).exists():
+            raise _refusal(engine, FileNotFoundError(errno.ENOENT, ""))
+    _make_metrics_directory(plan.environ)
+
+
 def launch(plan: LaunchPlan) -> NoReturn:
     """Become the server: same process id, so that signals, PID 1 and supervisors work as if vLLM had been started.
 
     Raises:
         ServeRefused: the executable, or the directory for metrics, cannot be used; this process goes on as before.
     """
-    _make_metrics_directory(plan.environ)
+    check(plan)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()

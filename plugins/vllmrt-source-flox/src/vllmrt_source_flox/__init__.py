@@ -40,7 +40,10 @@ class FloxSource:
             return Skip("FLOX_ENV is not set", hint="run inside flox activate")
         models = self._environment / "share" / "models"
         repository = hubcache.repository(models / "hub", request)
-        found = hubcache.snapshots(repository, request.revision)
+        try:
+            found = hubcache.snapshots(repository, request.revision)
+        except OSError as error:
+            return Skip(f"{error.filename}: {error.strerror}")
         if not found:
             return Skip(f"no snapshot in {repository / 'snapshots'}")
         root = _links_end_in(self._environment)

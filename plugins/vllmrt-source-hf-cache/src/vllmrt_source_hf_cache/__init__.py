@@ -5,15 +5,16 @@ Reference: chapter "Source table", row hf-cache; DESIGN.md §5 for the caches be
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import vllmrt
-from vllmrt import hubcache
+from vllmrt import hubcache, paths
+from vllmrt.errors import ConfigError
 from vllmrt.types import Candidate, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from vllmrt.settings import Settings
     from vllmrt.types import ModelRequest, ModelSource
@@ -36,20 +37,33 @@ class HfCacheSource:
 
     def probe(self, request: ModelRequest) -> tuple[Candidate, ...] | Skip:
         """Return the snapshots of the model."""
-        found = tuple(candidate for cache in self._caches for candidate in _snapshots(cache, request))
-        if found:
-            return found
-        looked_in = " and ".join(str(hubcache.repository(cache.hub, request)) for cache in self._caches)
-        return Skip(f"no usable snapshot in {looked_in}")
+        found: list[Candidate] = []
+        looked_in: list[str] = []
+        for cache in self._caches:
+            place = str(hubcache.repository(cache.hub, request))
+            try:
+                found += _snapshots(cache, request)
+            except OSError as error:
+                place += f" ({error.strerror})"
+            looked_in.append(place)
+        return tuple(found) or Skip(f"no usable snapshot in {' and '.join(looked_in)}")
 
 
 def caches(settings: Settings) -> tuple[Cache, ...]:
     """Return the store's cache and the one that huggingface_hub would use, without repeating a directory."""
-    home = settings.hf_home or Path("~/.cache/huggingface").expanduser()
-    hub = settings.hf_hub_cache or home / "hub"
     own = Cache(settings.store / "hub", settings.store)
-    theirs = Cache(hub, hub.parent if hub.name == "hub" else None)
-    return (own,) if own.hub == theirs.hub else (own, theirs)
+    hub = settings.hf_hub_cache or _default_hub(settings.hf_home)
+    if hub in {None, own.hub}:
+        return (own,)
+    return own, Cache(hub, hub.parent if hub.name == "hub" else None)
+
+
+def _default_hub(home: Path | None) -> Path | None:
+    """Return where huggingface_hub would look; None for a user without a home."""
+    try:
+        return (home or paths.user_cache().parent / "huggingface") / "hub"
+    except ConfigError:
+        return None
 
 
 def _snapshots(cache: Cache, request: ModelRequest) -> Iterator[Candidate]:

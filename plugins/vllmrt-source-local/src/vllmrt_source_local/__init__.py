@@ -37,7 +37,10 @@ class LocalSource:
         """Return the directories that are there."""
         name = self._name or request.name
         places = (self._store / name, self._store / f"{name}.{identity_hash(request.identity)}")
-        found = tuple(Candidate(str(path), path=path) for path in places if path.is_dir())
+        try:
+            found = tuple(Candidate(str(path), path=path) for path in places if path.is_dir())
+        except OSError as error:
+            return Skip(f"{error.filename}: {error.strerror}", hint="let this user read the store")
         return found or Skip(f"nothing at {places[0]}")
 
 

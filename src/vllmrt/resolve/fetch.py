@@ -1,0 +1,196 @@
+"""One candidate of a remote source, fetched into staging: listing, selection, admission, transfer."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from vllmrt.errors import SourceError
+from vllmrt.events import PROGRESS, Event, human_size
+from vllmrt.paths import check_listing, safe_join
+from vllmrt.resolve import recovery
+from vllmrt.resolve.manifest import FileState
+from vllmrt.resolve.reuse import reuse
+from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
+from vllmrt.transfer import ranges
+from vllmrt.transfer.engine import Engine, Progress
+from vllmrt.transfer.journal import Journal
+from vllmrt.transfer.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from vllmrt.events import Emit
+    from vllmrt.resolve.store import Published, Store
+    from vllmrt.settings import Settings
+    from vllmrt.types import Candidate, ModelRequest, ReadableRange, RemoteFile
+
+HEADROOM = 64 << 20
+"""Bytes that are to stay free on the disk of the store."""
+_REPORT_EVERY = 0.5
+
+
+class Staged(NamedTuple):
+    """What lies in staging, complete and proven, to be validated and published.
+
+    Attributes:
+        files: the directory.
+        states: every file with its size, digest and version.
+        inodes: of each path the file that was proven.
+    """
+
+    files: Path
+    states: dict[str, FileState]
+    inodes: dict[str, int]
+
+
+class Fetcher:
+    """Fetches one candidate; the lock of its identity is held.
+
+    Args:
+        store: where to.
+        settings: connections, patterns.
+        emit: told what is fetched and how far it is.
+        note: told how far it is, in words, for whoever waits for the lock.
+    """
+
+    def __init__(self, store: Store, settings: Settings, emit: Emit, note: Callable[[str], None]) -> None:
+        self._store = store
+        self._settings = settings
+        self._emit = emit
+        self._note = note
+
+    def fetch(
+        self,
+        source: str,
+        opener: Callable[[RemoteFile, int, int], ReadableRange],
+        candidate: Candidate,
+        request: ModelRequest,
+    ) -> Staged | Published:
+        """Bring the files of a candidate into staging; what is published already is not fetched again.
+
+        Args:
+            source: its name.
+            opener: opens the bytes ``start`` to ``stop`` of a file.
+            candidate: what it offers.
+            request: what was asked for.
+
+        Returns:
+            what is staged, or the published model where that is what the listing says.
+
+        Raises:
+            SourceError: the listing cannot be used, or bytes could not be had.
+            IntegrityError: bytes differ from their digest.
+            NoSpace: the disk is or would be full.
+            ConfigError: the store cannot be written.
+        """
+        for file in candidate.files:
+            safe_join(self._store.root, file.path)
+        check_listing(file.path for file in candidate.files)
+        staging = self._store.staging(request.identity)
+        published = self._store.published(request, self._settings.model)
+        selection = self._select(source, opener, candidate, published, staging)
+        plan = reuse(published, selection.wanted, staging, source=source, location=candidate.location)
+        if plan.identical and published:
+            return published
+        self._store.admit(staging, plan.wanted, headroom=HEADROOM)
+        self._announce(source, candidate, selection, plan.wanted)
+        fetched = self._transfer(source, opener, plan.wanted, staging)
+        return _staged(staging / recovery.FILES, plan.reused | fetched)
+
+    def _select(
+        self,
+        source: str,
+        opener: Callable[[RemoteFile, int, int], ReadableRange],
+        candidate: Candidate,
+        published: Published | None,
+        staging: Path,
+    ) -> Selection:
+        """Choose what to fetch; the index of the weights is fetched first, because it says which weights count."""
+        include, exclude = self._settings.include, self._settings.exclude
+        index = [file for file in candidate.files if file.path == SAFETENSORS_INDEX]
+        if include or not index:
+            return select(candidate.files, include=include, exclude=exclude)
+        plan = reuse(published, candidate.files, staging, source=source, location=candidate.location)
+        if index[0].path not in plan.reused:
+            self._transfer(source, opener, index, staging)
+        weight_map = _weight_map(staging / recovery.FILES / SAFETENSORS_INDEX)
+        return select(candidate.files, weight_map=weight_map, include=include, exclude=exclude)
+
+    def _transfer(
+        self,
+        source: str,
+        opener: Callable[[RemoteFile, int, int], ReadableRange],
+        files: Sequence[RemoteFile],
+        staging: Path,
+    ) -> dict[str, FileState]:
+        connections = self._settings.connections
+        with Journal(staging) as journal:
+            targets = [Target(file, safe_join(staging / recovery.FILES, file.path), journal) for file in files]
+            try:
+                parts = ranges.plan(files, {file.path: journal.done(file) for file in files}, connections=connections)
+                engine = Engine(opener, targets, journal, connections=connections, stall=self._settings.stall_timeout)
+                engine.run(parts, self._reporter(source, files, parts))
+            finally:
+                for target in targets:
+                    target.close()
+            return {target.file.path: _state(target) for target in targets}
+
+    def _announce(self, source: str, candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> None:
+        left_out = sum(file.size for file in selection.left_out)
+        size = sum(file.size for file in wanted)
+        revision = f"{candidate.revision[:7]} · " if candidate.revision else ""
+        saved = f" ({human_size(left_out)} left out)" if left_out else ""
+        here = len(selection.wanted) - len(wanted)
+        kept = f", {here} are here" if here else ""
+        text = f"{revision}{len(wanted)} files · {human_size(size)}{saved}{kept} · {candidate.location}"
+        data = {"source": source, "files": len(wanted), "bytes": size, "left_out": left_out, "reused": here}
+        self._emit(Event("transfer.start", source, text, data=data))
+
+    def _reporter(
+        self, source: str, files: Sequence[RemoteFile], parts: Sequence[ranges.Range]
+    ) -> Callable[[Progress], None]:
+        begin = shown = time.monotonic()
+        total = sum(part.stop - part.start for part in parts)
+
+        def report(progress: Progress) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown < _REPORT_EVERY or not total:
+                return
+            shown = now
+            rate = progress.received / (now - begin)
+            left = (total - progress.received) / rate if rate else 0
+            text = (
+                f"{progress.received / total:4.0%}  {human_size(progress.received)} of {human_size(total)}  "
+                f"{human_size(rate)}/s  {left:.0f} s left  {progress.verified}/{len(files)} verified"
+            )
+            data = {"received": progress.received, "total": total, "rate": round(rate), "verified": progress.verified}
+            self._emit(Event(PROGRESS, source, text, data=data | {"retries": progress.retries}))
+            self._note(text)
+
+        return report
+
+
+def _state(target: Target) -> FileState:
+    digest = target.digest()
+    return FileState(target.file.size, 0, f"{digest.algorithm}:{digest.value}", target.file.version)
+
+
+def _staged(files: Path, states: dict[str, FileState]) -> Staged:
+    return Staged(files, dict(sorted(states.items())), {path: os.lstat(files / path).st_ino for path in states})
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+def _weight_map(path: Path) -> frozenset[str]:
+    try:
+        return frozenset(msgspec.json.decode(path.read_bytes(), type=_Index).weight_map.values())
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SourceError(f"{SAFETENSORS_INDEX} cannot be understood: {error}") from None

@@ -1,0 +1,170 @@
+"""What of a published model need not be fetched again: its unchanged files get a second name in staging.
+
+Such a file must never be written to, for it is the published one as well. So whatever else has several names in
+staging, left there by an earlier run, is taken out before anything is fetched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from vllmrt.paths import is_ours, safe_join
+from vllmrt.resolve import disk, recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from vllmrt.resolve.manifest import FileState, Manifest
+    from vllmrt.resolve.store import Published
+    from vllmrt.types import RemoteFile
+
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class Reuse(NamedTuple):
+    """How a listing divides.
+
+    Attributes:
+        reused: files that are here already, as the manifest of the new version is to have them.
+        wanted: files to fetch.
+        identical: True when the published model is what the listing says, file by file.
+    """
+
+    reused: dict[str, FileState]
+    wanted: tuple[RemoteFile, ...]
+    identical: bool
+
+
+def divide(known: Manifest | None, listing: Sequence[RemoteFile], *, source: str, location: str) -> Reuse:
+    """Divide a listing by what the manifest of the published model says; the disk is not looked at.
+
+    Args:
+        known: the manifest; None where nothing is published.
+        listing: what the source has now.
+        source: its name.
+        location: where it has it. A version says something only to the store that gave it.
+    """
+    same_store = known is not None and (known.source, known.location) == (source, location)
+    files = known.files if known else {}
+    reused = {
+        file.path: msgspec.structs.replace(files[file.path], version=file.version)
+        for file in listing
+        if file.path in files and _is_same(files[file.path], file, same_store=same_store)
+    }
+    wanted = tuple(file for file in listing if file.path not in reused)
+    return Reuse(reused, wanted, identical=not wanted and reused.keys() == files.keys())
+
+
+def reuse(
+    published: Published | None, listing: Sequence[RemoteFile], staging: Path, *, source: str, location: str
+) -> Reuse:
+    """Put what need not be fetched into staging, and take out what does not belong there.
+
+    Args:
+        published: the old version; None where there is none.
+        listing: what the source has now, its names checked by `vllmrt.paths.check_listing`.
+        staging: the staging directory.
+        source: as of `divide`.
+        location: as of `divide`.
+
+    Raises:
+        SourceError: a name that is not plainly that of a file.
+        NoSpace: a file had to be copied, and the disk is full.
+        ConfigError: the store cannot be written.
+    """
+    plan = plan_reuse(published, listing, source=source, location=location)
+    files = staging / recovery.FILES
+    with disk.writing(staging.parent.parent):
+        _clear(files, {file.path for file in plan.wanted}, plan.reused)
+        for path in plan.reused:
+            if published:
+                _take_over(published.path / path, safe_join(files, path), staging)
+        for file in plan.wanted:
+            safe_join(files, file.path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return plan
+
+
+def plan_reuse(published: Published | None, listing: Sequence[RemoteFile], *, source: str, location: str) -> Reuse:
+    """Divide a listing as `reuse` does, and write nothing: a file that was altered since is not reused."""
+    known = published.manifest if published else None
+    plan = divide(known, listing, source=source, location=location)
+    altered = {
+        path for path, state in plan.reused.items() if published and not _is_as_proven(published.path / path, state)
+    }
+    if not altered:
+        return plan
+    return Reuse(
+        {path: state for path, state in plan.reused.items() if path not in altered},
+        tuple(file for file in listing if file.path in altered or file.path not in plan.reused),
+        identical=False,
+    )
+
+
+def _is_same(state: FileState, file: RemoteFile, *, same_store: bool) -> bool:
+    if state.size != file.size:
+        return False
+    digest = file.digest
+    if digest is not None and state.digest.startswith(f"{digest.algorithm}:"):
+        return state.digest == f"{digest.algorithm}:{digest.value.lower()}"
+    return same_store and bool(file.version) and state.version == file.version
+
+
+def _is_as_proven(path: Path, state: FileState) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (state.size, state.mtime_ns)
+
+
+def _clear(files: Path, wanted: set[str], reused: dict[str, FileState]) -> None:
+    """Take out of staging what is not in the listing, what is no plain file, and what may not be written to."""
+    for parent, directories, names in os.walk(files, topdown=False):
+        prefix = os.path.relpath(parent, files) + "/" if parent != str(files) else ""
+        for name in [*names, *(name for name in directories if os.path.islink(os.path.join(parent, name)))]:  # noqa: PTH114, PTH118 - a model may have 100,000 files
+            path = os.path.join(parent, name)  # noqa: PTH118 - as above
+            status = os.lstat(path)
+            plain = stat.S_ISREG(status.st_mode)
+            keep = prefix + name in reused or (prefix + name in wanted and status.st_nlink == 1)
+            if not (plain and keep) or is_ours(name):
+                os.unlink(path)  # noqa: PTH108 - as above
+        if prefix:
+            with suppress(OSError):  # what still holds something stays
+                os.rmdir(parent)  # noqa: PTH106 - as above
+
+
+def _take_over(old: Path, new: Path, staging: Path) -> None:
+    new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = old.stat()
+    with suppress(FileNotFoundError):
+        there = new.lstat()
+        copied = (there.st_nlink, there.st_size, there.st_mtime_ns) == (1, status.st_size, status.st_mtime_ns)
+        if os.path.samestat(there, status) or copied:
+            return
+        new.unlink()
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        _copy(old, new, staging)
+
+
+def _copy(old: Path, new: Path, staging: Path) -> None:
+    """Copy a file so that a kill leaves nothing of it, or all."""
+    from shutil import copy2
+
+    part = staging / f"{recovery.TRASH}{os.urandom(6).hex()}"
+    try:
+        copy2(old, part, follow_symlinks=False)
+        part.rename(new)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,224 @@
+"""From a remote listing to a published model, through the command line, with a plugin as a stranger would write it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from modelkit import fingerprint, make_model
+from remoteplugin import asked, install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VLLMRT = str(Path(sys.executable).with_name("vllmrt"))
+MIB = 1 << 20
+
+
+class Rig:
+    """An origin with one model, and an empty store."""
+
+    def __init__(self, root: Path) -> None:
+        self.origin = root / "origin"
+        self.store = root / "models"
+        install(root / "site", self.origin)
+        self.model = make_model(self.origin / "llama", shards=3)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM", "HF_", "XDG_"))}
+        self.env = kept | {
+            "HOME": str(root / "home"),
+            "PYTHONPATH": str(root / "site"),
+            "VLLM_MODELS_DIR": str(self.store),
+            "VLLM_MODEL_SOURCES": "acme",
+        }
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+
+    @property
+    def published(self) -> Path:
+        return self.store / "llama"
+
+    def resolve(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [VLLMRT, "resolve", "acme/llama", *args]
+        return subprocess.run(command, env=self.env | env, capture_output=True, text=True, check=False)
+
+    def start(self, **env: str) -> subprocess.Popen[bytes]:
+        null = subprocess.DEVNULL
+        return subprocess.Popen([VLLMRT, "resolve", "acme/llama"], env=self.env | env, stdout=null, stderr=null)
+
+    def whole(self) -> bool:
+        wanted = {path.relative_to(self.model): path.read_bytes() for path in self.model.rglob("*") if path.is_file()}
+        there = {
+            path.relative_to(self.published): path.read_bytes()
+            for path in self.published.rglob("*")
+            if path.is_file() and path.name != ".vllmrt.json"
+        }
+        return wanted == there
+
+    def fetched(self) -> int:
+        return sum(stop - start for _, start, stop in asked(self.origin))
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_a_model_is_fetched_proven_and_published(rig: Rig) -> None:
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(rig.published)
+    assert rig.whole()
+    manifest = json.loads((rig.published / ".vllmrt.json").read_text())
+    assert manifest["identity"] == "acme/llama"
+    assert manifest["files"]["config.json"][2].startswith("sha256:")
+    assert not list((rig.store / ".staging").iterdir())
+
+
+def test_the_second_time_no_byte_is_moved(rig: Rig) -> None:
+    rig.resolve()
+    before = asked(rig.origin)
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert "unchanged" in done.stderr
+    assert asked(rig.origin) == before
+
+
+def test_a_changed_file_is_all_that_moves(rig: Rig) -> None:
+    rig.resolve()
+    before = len(asked(rig.origin))
+    (rig.model / "generation_config.json").write_text('{"temperature": 0.5}')
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert {path for path, _, _ in asked(rig.origin)[before:]} == {"generation_config.json"}
+    assert rig.whole()
+
+
+def test_what_vllm_does_not_load_stays_where_it_is(rig: Rig) -> None:
+    (rig.model / "original").mkdir()
+    for name in ("original/consolidated.00.pth", "pytorch_model.bin", "model.onnx", "flax_model.msgpack"):
+        (rig.model / name).write_bytes(b"x" * 100)
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert "left out" in done.stderr
+    assert not (rig.published / "original").exists()
+    assert not (rig.published / "pytorch_model.bin").exists()
+
+
+def test_include_and_exclude_override_the_choice(rig: Rig) -> None:
+    (rig.model / "notes.md").write_text("x")
+    assert rig.resolve("--exclude", "*.md,generation_*").returncode == 0
+    assert not (rig.published / "notes.md").exists()
+    assert not (rig.published / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a\\b", "x" * 4097, "dir/", "CONFIG.json", ".vllmrt.json", "config.json/x", "a\0b"]
+)
+def test_a_hostile_name_is_refused_and_nothing_is_written(rig: Rig, name: str) -> None:
+    (rig.origin / "hostile.json").write_text(json.dumps([name]))
+    done = rig.resolve()
+    assert done.returncode == 10, done.stderr
+    assert "acme      failed:" in done.stderr
+    assert asked(rig.origin) == []
+    assert not rig.published.exists()
+
+
+def test_a_damaged_model_is_not_published(rig: Rig) -> None:
+    shard = rig.model / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    done = rig.resolve()
+    assert done.returncode == 11
+    assert "model-00002-of-00003.safetensors" in done.stderr
+    assert not rig.published.exists()
+
+
+def test_a_dry_run_says_what_would_be_fetched_and_writes_nothing(rig: Rig) -> None:
+    done = rig.resolve("--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "would be fetched" in done.stderr
+    assert asked(rig.origin) == []
+    assert not rig.store.exists()
+
+
+def test_a_users_own_directory_is_never_replaced(rig: Rig) -> None:
+    mine = make_model(rig.store / "llama", layers=1)
+    before = fingerprint(mine)
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert fingerprint(mine) == before
+    assert Path(done.stdout.strip()).name.startswith("llama.")
+
+
+@pytest.fixture
+def large(rig: Rig) -> Iterator[Rig]:
+    """A model that takes a while: two files of 24 MiB more."""
+    rng = random.Random(3)  # noqa: S311 - bytes that are the same in every run
+    for number in (1, 2):
+        (rig.model / f"adapter-{number}.dat").write_bytes(rng.randbytes(24 * MIB))
+    return rig
+
+
+def test_after_a_kill_only_what_was_in_flight_is_fetched_again(large: Rig) -> None:
+    first = large.start(ACME_SLOW="0.003", VLLMRT_CONNECTIONS="2")
+    journal = None
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        journal = next(iter((large.store / ".staging").glob("*/journal.jsonl")), None) if large.store.exists() else None
+        if journal and journal.read_text().count('"stop":16777216'):
+            break
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait(10)
+    before = len(asked(large.origin))
+    done = large.resolve(VLLMRT_CONNECTIONS="2")
+    assert done.returncode == 0, done.stderr
+    assert large.whole()
+    again = sum(stop - start for _, start, stop in asked(large.origin)[before:])
+    size = sum(path.stat().st_size for path in large.model.iterdir())
+    assert again <= size - 16 * MIB
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_kill_at_any_moment_leaves_the_model_right_or_absent(large: Rig, seed: int) -> None:
+    rng = random.Random(seed)  # noqa: S311 - as above
+    for _ in range(3):
+        process = large.start(ACME_SLOW="0.0005")
+        time.sleep(rng.uniform(0.05, 0.9))
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+        assert not large.published.exists() or large.whole()
+    done = large.resolve()
+    assert done.returncode == 0, done.stderr
+    assert large.whole()
+
+
+def test_sixteen_at_once_fetch_it_once(large: Rig) -> None:
+    processes = [large.start() for _ in range(16)]
+    assert [process.wait(60) for process in processes] == [0] * 16
+    assert large.whole()
+    size = sum(path.stat().st_size for path in large.model.iterdir())
+    assert large.fetched() == size
+
+
+def test_without_digests_the_bytes_are_hashed_into_the_manifest(rig: Rig) -> None:
+    assert rig.resolve(ACME_NO_DIGEST="1").returncode == 0
+    files = json.loads((rig.published / ".vllmrt.json").read_text())["files"]
+    assert all(state[2].startswith("sha256:") for state in files.values())
+
+
+def test_ctrl_c_ends_it_in_a_second_with_130(large: Rig) -> None:
+    process = large.start(ACME_SLOW="0.02")
+    time.sleep(1.5)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert time.monotonic() - begin < 1
+    assert large.resolve().returncode == 0
+    assert large.whole()

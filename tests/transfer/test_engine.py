@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vllmrt.errors import IntegrityError, SourceError, TransientSourceError
+from vllmrt.transfer import ranges
+from vllmrt.transfer.engine import Engine, Progress
+from vllmrt.transfer.journal import Journal
+from vllmrt.transfer.target import Target
+from vllmrt.types import Digest, RemoteFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+class Bytes:
+    """A range of a byte string, in the pieces that a network would give."""
+
+    def __init__(self, content: bytes, start: int, stop: int, *, piece: int = 300_000) -> None:
+        self.content, self.position, self.stop, self.piece = content, start, stop, piece
+        self.closed = threading.Event()
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = min(len(buffer), self.stop - self.position, self.piece)
+        buffer[:count] = self.content[self.position : self.position + count]
+        self.position += count
+        return count
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Origin:
+    """Opens ranges of some files, with one fault after the other, and counts what it gives away."""
+
+    def __init__(self, contents: dict[str, bytes], faults: list[Callable[[Bytes], object]] | None = None) -> None:
+        self.contents = contents
+        self.faults = faults or []
+        self.asked: list[tuple[str, int, int]] = []
+        self.mutex = threading.Lock()
+
+    def open(self, file: RemoteFile, start: int, stop: int) -> object:
+        with self.mutex:
+            self.asked.append((file.path, start, stop))
+            fault = self.faults.pop(0) if self.faults else None
+        handle = Bytes(self.contents[file.path], start, stop)
+        return fault(handle) if fault else handle
+
+
+def remote(contents: dict[str, bytes], *, digest: bool = True) -> list[RemoteFile]:
+    return [
+        RemoteFile(
+            path,
+            size=len(content),
+            version="1",
+            digest=Digest("sha256", value=hashlib.sha256(content).hexdigest()) if digest else None,
+        )
+        for path, content in contents.items()
+    ]
+
+
+def transfer(
+    staging: Path, origin: Origin, files: list[RemoteFile], *, connections: int = 4, stall: float = 20.0
+) -> Progress:
+    staging.mkdir(exist_ok=True)
+    last = [Progress(0, 0, 0)]
+    with Journal(staging) as journal:
+        targets = [Target(file, staging / file.path, journal) for file in files]
+        try:
+            engine = Engine(origin.open, targets, journal, connections=connections, stall=stall)
+            done = {file.path: journal.done(file) for file in files}
+            engine.run(ranges.plan(files, done, connections=connections), last.append)
+        finally:
+            for target in targets:
+                target.close()
+    return last[-1]
+
+
+@pytest.fixture
+def contents() -> dict[str, bytes]:
+    rng = random.Random(7)  # noqa: S311 - bytes that are the same in every run
+    sizes = {"a": 40 * MIB + 17, "b": 3 * MIB, "c": 1, "d": 0}
+    return {name: rng.randbytes(size) for name, size in sizes.items()}
+
+
+def whole(staging: Path, contents: dict[str, bytes]) -> bool:
+    return all((staging / name).read_bytes() == content for name, content in contents.items())
+
+
+@pytest.mark.parametrize("connections", [1, 3, 16])
+def test_every_byte_arrives_and_is_proven(tmp_path: Path, contents: dict[str, bytes], connections: int) -> None:
+    progress = transfer(tmp_path / "s", Origin(contents), remote(contents), connections=connections)
+    assert whole(tmp_path / "s", contents)
+    assert progress == Progress(sum(map(len, contents.values())), len(contents), 0)
+
+
+class Cut(Bytes):
+    """Ends cleanly after some pieces, as a FIN does."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        self.piece_count = getattr(self, "piece_count", 0) + 1
+        return super().readinto(buffer) if self.piece_count <= 3 else 0
+
+
+class Reset(Cut):
+    def readinto(self, buffer: memoryview) -> int:
+        return super().readinto(buffer) or self.fail()
+
+    def fail(self) -> int:
+        raise ConnectionResetError(104, "reset by peer")
+
+
+class Flipped(Bytes):
+    def readinto(self, buffer: memoryview) -> int:
+        count = super().readinto(buffer)
+        buffer[0] ^= 1
+        return count
+
+
+class Stalled(Bytes):
+    """Never answers, not even when it is closed."""
+
+    def readinto(self, _: memoryview) -> int:
+        time.sleep(30)
+        return 0
+
+
+def turned(kind: type[Bytes]) -> Callable[[Bytes], Bytes]:
+    return lambda handle: kind(handle.content, handle.position, handle.stop)
+
+
+def refuses(error: Exception) -> Callable[[Bytes], Bytes]:
+    def fault(_: Bytes) -> Bytes:
+        raise error
+
+    return fault
+
+
+FAULTS = {
+    "FIN": turned(Cut),
+    "RST": turned(Reset),
+    "one flipped byte": turned(Flipped),
+    "503 with Retry-After": refuses(TransientSourceError("503", retry_after=0.05)),
+    "an error that no contract knows": refuses(RuntimeError("boom")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_tried_again(tmp_path: Path, contents: dict[str, bytes], fault: Callable[[Bytes], Bytes]) -> None:
+    origin = Origin(contents, [fault, fault])
+    transfer(tmp_path / "s", origin, remote(contents))
+    assert whole(tmp_path / "s", contents)
+
+
+def test_a_connection_that_stalls_is_given_up(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    origin = Origin(contents, [turned(Stalled), turned(Stalled)])
+    begin = time.monotonic()
+    progress = transfer(tmp_path / "s", origin, remote(contents), connections=2, stall=0.4)
+    assert whole(tmp_path / "s", contents)
+    assert progress.retries == 2
+    assert time.monotonic() - begin < 15
+
+
+def test_progress_resets_the_count_of_failures(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    origin = Origin(contents, [turned(Reset)] * 12)
+    transfer(tmp_path / "s", origin, remote(contents), connections=1)
+    assert whole(tmp_path / "s", contents)
+
+
+def test_five_failures_without_a_byte_end_it(tmp_path: Path) -> None:
+    contents = {"a": b"x" * MIB}
+    origin = Origin(contents, [refuses(ConnectionRefusedError(111, "refused"))] * 99)
+    with pytest.raises(SourceError, match="a: gave up after 5 failures without a byte"):
+        transfer(tmp_path / "s", origin, remote(contents), connections=1)
+    assert len(origin.asked) == 5
+
+
+def test_a_permanent_refusal_ends_it_at_once_and_keeps_what_came(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    files = remote(contents)
+    with pytest.raises(SourceError, match="403"):
+        transfer(
+            tmp_path / "s", Origin(contents, [lambda handle: handle, refuses(SourceError("403"))]), files, connections=1
+        )
+    again = Origin(contents)
+    transfer(tmp_path / "s", again, files, connections=1)
+    assert whole(tmp_path / "s", contents)
+    assert again.asked[0] != ("a", 0, 16 * MIB)
+
+
+def test_bytes_that_differ_twice_are_refused(tmp_path: Path) -> None:
+    contents = {"a": b"x" * MIB}
+    with pytest.raises(IntegrityError, match="a differs from the digest"):
+        transfer(tmp_path / "s", Origin(contents, [turned(Flipped)] * 9), remote(contents), connections=1)
+
+
+def test_a_second_run_fetches_only_what_is_missing(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    files = remote(contents)
+    transfer(tmp_path / "s", Origin(contents), files)
+    again = Origin(contents)
+    progress = transfer(tmp_path / "s", again, files)
+    assert again.asked == []
+    assert progress.verified == len(files)
+
+
+def test_bytes_that_rotted_on_the_disk_are_fetched_again(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    files = remote(contents)
+    transfer(tmp_path / "s", Origin(contents), files)
+    with (tmp_path / "s" / "b").open("r+b") as file:
+        file.write(b"rot")
+    again = Origin(contents)
+    transfer(tmp_path / "s", again, files)
+    assert whole(tmp_path / "s", contents)
+    assert {path for path, _, _ in again.asked} == {"b"}
+
+
+def test_another_version_throws_the_ranges_away(tmp_path: Path) -> None:
+    old, new = {"a": b"o" * MIB}, {"a": b"n" * MIB}
+    transfer(tmp_path / "s", Origin(old), remote(old))
+    changed = [RemoteFile("a", size=MIB, version="2")]
+    transfer(tmp_path / "s", Origin(new), changed)
+    assert whole(tmp_path / "s", new)
+
+
+def test_without_a_digest_the_bytes_are_hashed(tmp_path: Path) -> None:
+    content = os.urandom(2 * MIB)
+    (tmp_path / "s").mkdir()
+    with Journal(tmp_path / "s") as journal:
+        target = Target(RemoteFile("a", size=len(content), version="1"), tmp_path / "s" / "a", journal)
+        Engine(Origin({"a": content}).open, [target], journal, connections=2).run(
+            ranges.plan([target.file], {}, connections=2), lambda _: None
+        )
+        assert target.digest() == Digest("sha256", value=hashlib.sha256(content).hexdigest())
+        target.close()
+
+
+def test_git_names_a_blob_by_its_length_and_content(tmp_path: Path) -> None:
+    content = b"hello\n"
+    digest = Digest("git-sha1", value="ce013625030ba8dba906f756967f9e9ca394464a")  # printf 'hello\n' | git hash-object
+    transfer(tmp_path / "s", Origin({"a": content}), [RemoteFile("a", size=6, version="1", digest=digest)])
+    assert (tmp_path / "s" / "a").read_bytes() == content
+
+
+def test_an_interrupt_ends_it_in_a_second_and_keeps_what_came(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    class Slow(Bytes):
+        def readinto(self, buffer: memoryview) -> int:
+            time.sleep(0.02)
+            return super().readinto(buffer)
+
+    (tmp_path / "s").mkdir()
+    before = set(threading.enumerate())
+    files = remote(contents)
+    origin = Origin(contents, [turned(Slow)] * 99)
+    seen = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.received > 2 * MIB:
+            seen.append((time.monotonic(), progress.received))
+            raise KeyboardInterrupt
+
+    with Journal(tmp_path / "s") as journal:
+        targets = [Target(file, tmp_path / "s" / file.path, journal) for file in files]
+        with pytest.raises(KeyboardInterrupt):
+            Engine(origin.open, targets, journal, connections=4).run(ranges.plan(files, {}, connections=4), interrupt)
+        assert time.monotonic() - seen[0][0] < 1
+        kept = sum(stop - start for file in files for start, stop in journal.done(file))
+        assert kept >= seen[0][1]
+    assert set(threading.enumerate()) == before
