@@ -63,11 +63,12 @@ bench: dev engine  ## how fast a warm start is, beside a bare Python
 settings-page: env  ## write docs/reference/settings.md anew
 	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md
 
+COMPILE := .venv/bin/uv pip compile --quiet --universal --no-header --no-emit-index-url --python-version 3.11 \
+  --no-emit-package vllmrt
+
 requirements: dev  ## compile the versions in requirements/ anew
-	@.venv/bin/uv pip compile --quiet --universal --upgrade --no-header --no-emit-index-url --python-version 3.11 \
-	  --no-emit-package vllmrt --output-file requirements/runtime.txt pyproject.toml
-	@.venv/bin/uv pip compile --quiet --universal --upgrade --no-header --no-emit-index-url --python-version 3.11 \
-	  --constraint requirements/runtime.txt --group dev --output-file requirements/dev.txt
+	@$(COMPILE) --upgrade --group dev --output-file requirements/dev.txt pyproject.toml $(PACKAGES)
+	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml $(PACKAGES)
 
 clean:  ## remove the environments and everything that was built
 	rm -rf .venv .venv-vllm dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

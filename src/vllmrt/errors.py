@@ -77,6 +77,10 @@ class TransientSourceError(SourceError):
         self.retry_after = retry_after
 
 
+class ChangedError(TransientSourceError):
+    """For source plugins to raise: the object is not the one that was listed any more; it is listed again once."""
+
+
 class ResolveError(VllmrtError):
     """No source gave a model that may be served.
 

@@ -1,0 +1,108 @@
+"""What an origin answers: whether it is the range that was asked for, and what its refusals mean."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from vllmrt.errors import ChangedError, SourceError, TransientSourceError
+
+if TYPE_CHECKING:
+    from email.message import Message
+
+LONGEST_PAUSE = 60.0
+"""Seconds; a Retry-After beyond it is cut."""
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CHANGED = frozenset({412, 416})
+_EXCERPT = 2048
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
+
+
+class HttpStatusError(SourceError):
+    """The origin refused for good.
+
+    Attributes:
+        status: of the answer.
+        code: what the origin calls it: ``X-Error-Code``, or the ``<Code>`` of S3; None where it says nothing.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+def shown(url: str) -> str:
+    """Return a URL without what could be a credential: user, password, query and fragment."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return ascii(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")[1:-1]
+
+
+def check_status(url: str, answer: http.client.HTTPResponse) -> None:
+    """Raise what a status other than 200 and 206 means."""
+    if answer.status not in {http.client.OK, http.client.PARTIAL_CONTENT}:
+        raise _refusal(url, answer)
+
+
+def check_version(url: str, answer: http.client.HTTPResponse, version: str | None) -> None:
+    """Raise ChangedError where the answer has another ETag than the listing."""
+    etag = answer.headers.get("ETag")
+    if version and etag and etag.removeprefix("W/").strip('"') != version.removeprefix("W/").strip('"'):
+        raise ChangedError(f"{shown(url)} is not the version that was listed")
+
+
+def check_extent(url: str, answer: http.client.HTTPResponse, start: int, stop: int) -> None:
+    """Raise unless the answer announces exactly the bytes `start` to `stop`."""
+    length = answer.length
+    if answer.status == http.client.OK:
+        if start or length not in {None, stop}:
+            raise SourceError(f"{shown(url)}: the server ignores Range", hint="fetch it from another source")
+        return
+    match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if not match or (int(match[1]), int(match[2]) + 1) != (start, stop):
+        raise TransientSourceError(f"{shown(url)}: asked for the bytes {start} to {stop - 1}, was given others")
+    if length is not None and length != stop - start:
+        raise TransientSourceError(f"{shown(url)}: {stop - start} bytes were asked for, {length} are announced")
+
+
+def _refusal(url: str, answer: http.client.HTTPResponse) -> SourceError:
+    status = answer.status
+    message = f"{shown(url)}: {status} {printable(answer.reason)}"
+    if status in _CHANGED:
+        return ChangedError(f"{message}: it is not what was listed")
+    if status in _TRANSIENT:
+        return TransientSourceError(message, retry_after=retry_after(answer.headers))
+    body = answer.read(_EXCERPT)
+    found = _CODE.search(body)
+    code = answer.headers.get("X-Error-Code") or (found[1].decode() if found else None)
+    return HttpStatusError(f"{message}{f' ({printable(code)})' if code else ''}", status=status, code=code)
+
+
+def retry_after(headers: Message[str, str]) -> float | None:
+    """Return the seconds that an origin asks to wait, at most `LONGEST_PAUSE` (RFC 9110 §10.2.3); None without."""
+    text = headers.get("Retry-After", "").strip()
+    limited = re.search(r"\bt=(\d+)", headers.get("ratelimit", ""))
+    if text.isdecimal():
+        return min(float(text), LONGEST_PAUSE)
+    if text:
+        try:
+            return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), LONGEST_PAUSE)
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(float(limited[1]), LONGEST_PAUSE) if limited else None
+
+
+def printable(text: str) -> str:
+    """Return what an origin said, cut, on one line and without control characters."""
+    return ascii(text[:200])[1:-1]
+
+
+def words(error: Exception) -> str:
+    """Return what broke a connection."""
+    return printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -1,0 +1,123 @@
+"""Connections to origins: set up by `http.client`, with the proxies and certificates that the environment names."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import ssl
+import threading
+from collections import defaultdict, deque
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+_CA_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+class Origin(NamedTuple):
+    """Where a connection goes: scheme, host and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: SplitResult) -> Origin:
+        """Return the origin of a URL (RFC 6454)."""
+        return cls(url.scheme, (url.hostname or "").lower(), url.port or (443 if url.scheme == "https" else 80))
+
+
+class Link(NamedTuple):
+    """A connection, and whether it was used before: then it may have been closed by the other side."""
+
+    connection: http.client.HTTPConnection
+    origin: Origin
+    used: bool
+    via_proxy: bool
+
+
+class Pool:
+    """Idle connections by origin; all methods may be called from any thread.
+
+    Args:
+        timeout: seconds for each operation on a socket.
+        size: how many idle connections are kept for an origin.
+    """
+
+    def __init__(self, *, timeout: float, size: int) -> None:
+        self._timeout = timeout
+        self._size = size
+        self._idle: defaultdict[Origin, deque[Link]] = defaultdict(deque)
+        self._mutex = threading.Lock()
+        self._context: ssl.SSLContext | None = None
+
+    def take(self, origin: Origin, *, fresh: bool = False) -> Link:
+        """Return an idle connection, or a new one that is not connected yet."""
+        with self._mutex:
+            if not fresh and self._idle[origin]:
+                return self._idle[origin].pop()._replace(used=True)
+        return self._new(origin)
+
+    def give(self, link: Link) -> None:
+        """Take a connection back, whose last answer was read to its end."""
+        with self._mutex:
+            if len(self._idle[link.origin]) < self._size:
+                self._idle[link.origin].append(link)
+                return
+        link.connection.close()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._mutex:
+            idle = [link for links in self._idle.values() for link in links]
+            self._idle.clear()
+        for link in idle:
+            link.connection.close()
+
+    def __del__(self) -> None:
+        """Close what is idle when the client that owns the pool has gone."""
+        self.close()
+
+    def _new(self, origin: Origin) -> Link:
+        proxy = _proxy(origin)
+        near = Origin.of(proxy) if proxy else origin
+        if origin.scheme == "http":
+            connection: http.client.HTTPConnection = http.client.HTTPConnection(
+                near.host, near.port, timeout=self._timeout
+            )
+            return Link(connection, origin, used=False, via_proxy=proxy is not None)
+        connection = http.client.HTTPSConnection(near.host, near.port, timeout=self._timeout, context=self._tls())
+        if proxy:
+            connection.set_tunnel(origin.host, origin.port, headers=credentials(proxy))
+        return Link(connection, origin, used=False, via_proxy=False)
+
+    def _tls(self) -> ssl.SSLContext:
+        with self._mutex:
+            if self._context is None:
+                file = next((os.environ[name] for name in _CA_FILES if os.environ.get(name)), None)
+                folder = file if file and os.path.isdir(file) else None  # noqa: PTH112 - requests takes either
+                self._context = ssl.create_default_context(cafile=None if folder else file, capath=folder)
+            return self._context
+
+
+def proxy_headers(origin: Origin) -> dict[str, str]:
+    """Return what a plain request through a proxy has to carry."""
+    proxy = _proxy(origin)
+    return credentials(proxy) if proxy else {}
+
+
+def credentials(proxy: SplitResult) -> dict[str, str]:
+    """Return the header for the user and password in a proxy's URL."""
+    if not proxy.username:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _proxy(origin: Origin) -> SplitResult | None:
+    proxies = getproxies()
+    named = proxies.get(origin.scheme) or proxies.get("all")
+    if not named or proxy_bypass(f"{origin.host}:{origin.port}"):
+        return None
+    return urlsplit(named if "://" in named else f"http://{named}")
