@@ -78,6 +78,7 @@ class Seen(NamedTuple):
         query: of a POST its form.
         authorization: the header.
         range: the header.
+        host: the header.
     """
 
     origin: str
@@ -86,6 +87,7 @@ class Seen(NamedTuple):
     query: str
     authorization: str | None
     range: str | None
+    host: str | None = None
 
 
 @dataclass
@@ -408,7 +410,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self.headers
         if self.command == "POST":
             query = self.rfile.read(int(headers["Content-Length"] or 0)).decode()
-        seen = Seen(self.server.origin, self.command, unquote(path), query, headers["Authorization"], headers["Range"])
+        access = headers["Authorization"], headers["Range"], headers["Host"]
+        seen = Seen(self.server.origin, self.command, unquote(path), query, *access)
         fault = hub.note(seen)
         if fault is not None and fault.cut == "silence":
             hub.stopping.wait(_LONGEST_STALL)

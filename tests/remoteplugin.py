@@ -14,7 +14,7 @@ import hashlib, json, os, time
 from pathlib import Path
 
 import vllmrt
-from vllmrt.errors import SourceError
+from vllmrt.errors import ChangedError, TransientSourceError
 from vllmrt.types import Candidate, Digest, RemoteFile, Skip
 
 ROOT = Path({root!r})
@@ -42,6 +42,10 @@ class Acme:
     name = "acme"
 
     def probe(self, request):
+        marker = os.environ.get("ACME_FAILS_ONCE")
+        if marker and not os.path.exists(marker):
+            open(marker, "w").close()
+            raise TransientSourceError("503", retry_after=0.1)
         base = ROOT / request.name
         if not base.is_dir():
             return Skip(f"nothing at {{base}}")
@@ -61,7 +65,14 @@ class Acme:
     def open(self, candidate, file, start, stop):
         with (ROOT / "asked.log").open("a") as log:
             log.write(f"{{file.path}} {{start}} {{stop}}\\n")
+        self.change(candidate, file)
         return Range(ROOT / candidate.location.removeprefix("acme:") / file.path, start, stop)
+
+    def change(self, candidate, file):
+        path = ROOT / candidate.location.removeprefix("acme:") / file.path
+        if os.environ.get("ACME_CHANGES") == file.path and "changed" not in path.read_text():
+            path.write_text(json.dumps(json.loads(path.read_text()) | {{"changed": True}}))
+            raise ChangedError(f"{{file.path}} is another")
 
 
 @vllmrt.hookimpl

@@ -119,7 +119,7 @@ def test_include_and_exclude_override_the_choice(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a\\b", "x" * 4097, "dir/", "CONFIG.json", ".vllmrt.json", "config.json/x", "a\0b"]
+    "name", ["../x", "/etc/passwd", "a\\b", "x" * 4097, "dir/", "CONFIG.json", "config.json/x", "a\0b"]
 )
 def test_a_hostile_name_is_refused_and_nothing_is_written(rig: Rig, name: str) -> None:
     (rig.origin / "hostile.json").write_text(json.dumps([name]))
@@ -128,6 +128,16 @@ def test_a_hostile_name_is_refused_and_nothing_is_written(rig: Rig, name: str) -
     assert "acme      failed:" in done.stderr
     assert asked(rig.origin) == []
     assert not rig.published.exists()
+
+
+def test_what_the_store_keeps_for_itself_is_passed_over(rig: Rig) -> None:
+    (rig.model / ".vllmrt.json").write_text("{}")
+    (rig.model / "__pycache__").mkdir()
+    (rig.model / "__pycache__" / "x.pyc").write_text("x")
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert not (rig.published / "__pycache__").exists()
+    assert rig.resolve().stderr.count("unchanged") == 1
 
 
 def test_a_damaged_model_is_not_published(rig: Rig) -> None:
@@ -222,3 +232,18 @@ def test_ctrl_c_ends_it_in_a_second_with_130(large: Rig) -> None:
     assert time.monotonic() - begin < 1
     assert large.resolve().returncode == 0
     assert large.whole()
+
+
+def test_a_model_that_changes_while_it_is_fetched_is_listed_again(rig: Rig) -> None:
+    """The old listing's version is refused, as a store does with If-Match; the new one is fetched."""
+    done = rig.resolve(ACME_CHANGES="config.json")
+    assert done.returncode == 0, done.stderr
+    assert "acme is listed again" in done.stderr
+    assert rig.whole()
+    assert json.loads((rig.published / "config.json").read_text())["changed"] is True
+
+
+def test_a_source_that_fails_once_is_asked_again(rig: Rig) -> None:
+    done = rig.resolve(ACME_FAILS_ONCE=str(rig.origin / "failed"))
+    assert done.returncode == 0, done.stderr
+    assert "acme is asked again: 503" in done.stderr

@@ -348,7 +348,7 @@ def test_redirected_for_ever(hub: FakeHub, client: Clients) -> None:
 )
 def test_redirected_off_the_web(hub: FakeHub, client: Clients, location: str) -> None:
     hub.fault("revision", status=307, headers={"Location": location})
-    with pytest.raises(SourceError):
+    with pytest.raises(SourceError, match="redirects to nowhere"):
         client().probe()
 
 
@@ -381,3 +381,4 @@ def test_a_proxy_is_used(hub: FakeHub, client: Clients, model: Path, monkeypatch
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert client(hf_endpoint="http://hub.invalid").candidate().files
+    assert {seen.host for seen in hub.seen} == {"hub.invalid"}

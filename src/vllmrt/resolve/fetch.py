@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from vllmrt.errors import SourceError
 from vllmrt.events import PROGRESS, Event, human_size
-from vllmrt.paths import check_listing, safe_join
+from vllmrt.paths import check_listing, is_ours, safe_join
 from vllmrt.resolve import recovery
 from vllmrt.resolve.manifest import FileState
 from vllmrt.resolve.reuse import reuse
@@ -88,9 +89,7 @@ class Fetcher:
             NoSpace: the disk is or would be full.
             ConfigError: the store cannot be written.
         """
-        for file in candidate.files:
-            safe_join(self._store.root, file.path)
-        check_listing(file.path for file in candidate.files)
+        candidate = replace(candidate, files=_usable(candidate.files, self._store.root))
         staging = self._store.staging(request.identity)
         published = self._store.published(request, self._settings.model)
         selection = self._select(source, opener, candidate, published, staging)
@@ -174,6 +173,15 @@ class Fetcher:
             self._note(text)
 
         return report
+
+
+def _usable(files: Sequence[RemoteFile], root: Path) -> tuple[RemoteFile, ...]:
+    """Refuse names that leave the model; drop the store's own, which are there where a published model was uploaded."""
+    kept = tuple(file for file in files if not is_ours(file.path))
+    for file in kept:
+        safe_join(root, file.path)
+    check_listing(file.path for file in kept)
+    return kept
 
 
 def _state(target: Target) -> FileState:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vllmrt import discovery
-from vllmrt.errors import IntegrityError, ModelNotFound, ModelRejected, PluginError, SourceError, VllmrtError
+from vllmrt.errors import (
+    ChangedError,
+    IntegrityError,
+    ModelNotFound,
+    ModelRejected,
+    PluginError,
+    SourceError,
+    TransientSourceError,
+    VllmrtError,
+)
 from vllmrt.events import Event, human_size
 from vllmrt.resolve import manifest
 from vllmrt.resolve.proof import Prover
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
     from vllmrt.settings import Settings
     from vllmrt.types import ModelRequest
 
+_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before a source is asked again, and the most that its Retry-After may make of them."""
 Outcome = Literal["skipped", "failed", "rejected", "chosen"]
 
 
@@ -89,6 +101,7 @@ class Resolver:
         with ExitStack() as stack:
             if not self._settings.dry_run:
                 self._lock(stack, request)
+                self._recover(request)
             for name in sources:
                 for source, candidate in self._candidates(name, request):
                     remote = candidate.path is None and candidate.files
@@ -115,6 +128,15 @@ class Resolver:
             # A store that cannot be written holds models in place only, and those need no lock.
             return
 
+    def _recover(self, request: ModelRequest) -> None:
+        """Put in order what a kill left in the store, if anything was ever fetched into it."""
+        store = self._store()
+        with suppress(OSError):  # a store that cannot be written needs none
+            if store.stagings():
+                from vllmrt.resolve.recovery import recover
+
+                recover(store, held=request.identity)
+
     def _candidates(self, name: str, request: ModelRequest) -> Iterator[tuple[Source, Candidate]]:
         entry = self._host.select(discovery.SOURCES, name)
         if entry is None:
@@ -122,7 +144,7 @@ class Resolver:
             return
         try:
             source = self._host.source(entry)
-            answer = self._host.probe(source, request)
+            answer = self._probe(source, request)
         except VllmrtError as error:
             self._record(Attempt(name, "failed", str(error), error.hint))
             return
@@ -132,6 +154,24 @@ class Resolver:
             self._record(Attempt(name, "skipped", "it has no such model"))
         else:
             yield from ((source, candidate) for candidate in answer)
+
+    def _probe(self, source: Source, request: ModelRequest) -> Sequence[Candidate] | Skip:
+        """Ask a source, and once more after a failure that may pass."""
+        try:
+            return self._host.probe(source, request)
+        except TransientSourceError as error:
+            self._emit(Event("resolve.retry", "retry", f"{source.name} is asked again: {error}"))
+            time.sleep(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
+            return self._host.probe(source, request)
+
+    def _again(self, source: Source, request: ModelRequest, prover: Prover, error: ChangedError) -> Resolved | None:
+        """List what was fetched anew, because the source has changed it."""
+        self._emit(Event("resolve.retry", "retry", f"{source.name} is listed again: {error}"))
+        for listed, candidate in self._candidates(source.name, request):
+            resolved = self._fetch(listed, candidate, request, prover, again=True)
+            if resolved:
+                return resolved
+        return None
 
     def _in_place(self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
         name, path = source.entry.name, _directory(candidate)
@@ -157,7 +197,9 @@ class Resolver:
             self._remember(known_at, now)
         return self._chosen(name, tree, now)
 
-    def _fetch(self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
+    def _fetch(
+        self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover, *, again: bool = False
+    ) -> Resolved | None:
         from vllmrt.resolve.fetch import Fetcher, Staged
         from vllmrt.resolve.publish import publish
 
@@ -168,6 +210,8 @@ class Resolver:
             fetcher = Fetcher(store, self._settings, self._emit, self._note)
             staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
         except (SourceError, PluginError, IntegrityError) as error:
+            if isinstance(error, ChangedError) and not again:
+                return self._again(source, request, prover, error)
             self._damaged = error if isinstance(error, IntegrityError) else self._damaged
             self._record(Attempt(name, "failed", str(error), error.hint))
             return None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 _OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlmodel")
+_CACHE = "__pycache__/"
 _OTHER_LAYOUTS = ("original/", "metal/", "onnx/", "openvino/", "coreml/")
 _OF_TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _VARIANT = re.compile(r"(?P<base>[^./]+)\.[A-Za-z0-9_]+(?P<rest>(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin))")
@@ -87,6 +88,8 @@ def _is_weight(name: str, of_root: dict[str, set[str]]) -> bool:
 
 def _goes_with(name: str, loaded: str | None) -> bool:
     """Tell whether a file that is no weight of the root belongs to what is loaded."""
+    if _CACHE in name:
+        return False
     if name.startswith(_OTHER_LAYOUTS) or name.endswith(_OTHER_FRAMEWORKS) or name in _OF_TRAINING:
         return loaded is None
     if name.endswith(INDEX):

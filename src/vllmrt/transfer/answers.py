@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE = 60.0
 """Seconds; a Retry-After beyond it is cut."""
-_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_TRANSIENT = frozenset({408, 425, 429})
 _CHANGED = frozenset({412, 416})
 _EXCERPT = 2048
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -76,7 +76,7 @@ def _refusal(url: str, answer: http.client.HTTPResponse) -> SourceError:
     message = f"{shown(url)}: {status} {printable(answer.reason)}"
     if status in _CHANGED:
         return ChangedError(f"{message}: it is not what was listed")
-    if status in _TRANSIENT:
+    if status in _TRANSIENT or status >= http.client.INTERNAL_SERVER_ERROR:
         return TransientSourceError(message, retry_after=retry_after(answer.headers))
     body = answer.read(_EXCERPT)
     found = _CODE.search(body)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllmrt.errors import IntegrityError, NoSpace, SourceError, TransientSourceError
+from vllmrt.errors import ChangedError, IntegrityError, NoSpace, SourceError, TransientSourceError
 from vllmrt.transfer.ranges import Range, gaps
 from vllmrt.transfer.worker import Task, Worker
 
@@ -269,5 +269,5 @@ class Engine:
 def _is_final(error: BaseException) -> bool:
     """A source that says so, and what is no failure of a connection at all."""
     if isinstance(error, TransientSourceError):
-        return False
+        return isinstance(error, ChangedError)
     return isinstance(error, SourceError) or not isinstance(error, Exception)
