@@ -57,8 +57,9 @@ unit: dev  ## the tests that start no vLLM
 e2e: dev engine  ## the tests that start a real vLLM, one at a time
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e
 
-bench: dev engine  ## how fast a warm start is, beside a bare Python
+bench: dev engine  ## how fast it is: a warm start beside a bare Python, a Hub's model beside hf download
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/python tests/bench/startup.py
+	@.venv/bin/python tests/bench/hub.py --hf .venv/bin/hf
 
 settings-page: env  ## write docs/reference/settings.md anew
 	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md

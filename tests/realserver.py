@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -76,6 +77,16 @@ def start(command: list[str], environ: dict[str, str], log: Path) -> Server:
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
     return Server(process, f"http://127.0.0.1:{port}", log, environ)
+
+
+def smoke(server: Server) -> dict[str, Any]:
+    """Wait until the server is healthy, ask it what clients ask, and return the report; every line has to be green."""
+    command = [VLLMRT, "smoke", "--url", server.url, "--wait", "240", "--json"]
+    done = subprocess.run(command, env=server.environ, capture_output=True, check=False)
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["ok"], (report, server.log.read_text()[-4000:])
+    assert done.returncode == 0
+    return report
 
 
 def stop(server: Server, number: signal.Signals) -> list[str]:

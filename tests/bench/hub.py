@@ -20,9 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-import bigmodel  # noqa: E402 - from the folder above
 
 
 class Run(NamedTuple):
@@ -40,9 +37,10 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=64, help="16 million bytes each")
     parser.add_argument("--hf", default=shutil.which("hf"), help="the hf command")
     options = parser.parse_args()
-    bigmodel.LAYERS = options.layers
     with tempfile.TemporaryDirectory() as scratch:
-        model = bigmodel.make_big_model(Path(scratch) / "model", _tiny())
+        model = Path(scratch) / "model"
+        # in a process of its own: a child inherits the peak memory of whoever starts it
+        _make(model, options.layers)
         size = sum(path.stat().st_size for path in model.iterdir())
         with _hub(model) as hub:
             environ = _environ(Path(scratch), json.loads(_first_line(hub))["endpoint"])
@@ -55,10 +53,13 @@ def main() -> None:
     _table({name: measured[1:] for name, measured in runs.items()}, size)
 
 
-def _tiny() -> Path:
-    from vllmrt_model_tiny import __path__ as tiny
-
-    return Path(tiny[0])
+def _make(model: Path, layers: int) -> None:
+    script = (
+        "import sys; from pathlib import Path; import bigmodel, vllmrt_model_tiny as tiny;"
+        "bigmodel.LAYERS = int(sys.argv[2]); bigmodel.make_big_model(Path(sys.argv[1]), Path(tiny.__path__[0]))"
+    )
+    environ = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    subprocess.run([sys.executable, "-c", script, str(model), str(layers)], env=environ, check=True)
 
 
 def _hub(model: Path) -> subprocess.Popen[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from bigmodel import make_big_model
 from fakehub import FakeHub
-from realserver import VLLMRT, start, stop, stop_whatever_is_left
+from realserver import VLLMRT, smoke, start, stop, stop_whatever_is_left
 
 if TYPE_CHECKING:
     from s3server import Bucket, S3Server
@@ -32,9 +30,7 @@ def serve_and_compare(environ: dict[str, str], scratch: Path, model: Path) -> st
     environ = environ | {"VLLM_MODELS_DIR": str(scratch / "models")}
     server = start([str(VLLMRT), "up", "acme/big", "--", "--enforce-eager"], environ, scratch / "log")
     try:
-        command = [VLLMRT, "smoke", "--url", server.url, "--wait", "240", "--json"]
-        report = json.loads(subprocess.run(command, env=environ, capture_output=True, check=False).stdout)
-        assert report["ok"], (report, server.log.read_text()[-4000:])
+        smoke(server)
         command_line = Path(f"/proc/{server.process.pid}/cmdline").read_bytes().split(b"\0")
         assert str(scratch / "models" / "big").encode() in command_line
         assert stop(server, signal.SIGTERM) == []

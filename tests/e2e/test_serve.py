@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from realserver import VLLMRT, start, stop, stop_whatever_is_left
+from realserver import VLLMRT, smoke, start, stop, stop_whatever_is_left
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
@@ -24,9 +24,7 @@ def test_a_local_model_is_served_from_its_env_file(environ: dict[str, str], tmp_
 
     server = start([str(VLLMRT), "serve", "acme/mine", "--", "--enforce-eager"], environ, tmp_path / "log")
     try:
-        command = [VLLMRT, "smoke", "--url", server.url, "--wait", "240", "--json"]
-        report = json.loads(subprocess.run(command, env=environ, capture_output=True, check=False).stdout)
-        assert report["ok"], (report, server.log.read_text()[-4000:])
+        smoke(server)
         command_line = Path(f"/proc/{server.process.pid}/cmdline").read_bytes().split(b"\0")
         assert str(tmp_path / "models" / "mine").encode() in command_line
         assert stop(server, signal.SIGTERM) == []

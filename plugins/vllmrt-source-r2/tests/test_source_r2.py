@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from s3server import DOMAIN, KEY, POWERLESS_KEY, POWERLESS_SECRET, SECRET
-from vllmrt.transfer.http import HttpStatusError
 from vllmrt_source_r2 import bucket as bucket_module
 from vllmrt_source_r2 import vllmrt_sources
 
 from vllmrt.errors import ChangedError, SourceError, TransientSourceError
 from vllmrt.settings import Settings
+from vllmrt.transfer.http import HttpStatusError
 from vllmrt.types import Candidate, Digest, ModelRequest, RemoteFile, Skip
 
 if TYPE_CHECKING:

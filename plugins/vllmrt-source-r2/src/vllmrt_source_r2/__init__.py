@@ -14,9 +14,8 @@ from vllmrt.types import Candidate, Skip
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vllmrt.transfer.http import RangeClient
-
     from vllmrt.settings import Settings
+    from vllmrt.transfer.http import RangeClient
     from vllmrt.types import ModelRequest, ModelSource, ReadableRange, RemoteFile
     from vllmrt_source_r2.bucket import Bucket
 
@@ -73,7 +72,6 @@ class R2Source:
             TransientSourceError: it may work later.
         """
         from vllmrt.transfer.http import HttpStatusError
-
         from vllmrt_source_r2 import faults
 
         for last in (False, True):

@@ -1,0 +1,58 @@
+"""The reference pages say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from vllmrt import layers
+from vllmrt.cli.app import COMMANDS
+from vllmrt.errors import ExitCode
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def test_the_settings_page_is_what_the_table_makes() -> None:
+    made = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "settings_page.py"], capture_output=True, text=True, check=True
+    )
+    assert (REFERENCE / "settings.md").read_text() == made.stdout, "make settings-page"
+
+
+def test_the_settings_page_has_every_variable() -> None:
+    page = (REFERENCE / "settings.md").read_text()
+    assert [name for row in layers.rows() for name in row.names if f"`{name}`" not in page] == []
+
+
+def test_every_exit_code_is_explained() -> None:
+    page = (REFERENCE / "exit-codes.md").read_text()
+    assert [code for code in ExitCode if not re.search(rf"\b{code.value}\b", page)] == []
+
+
+def emitted() -> set[str]:
+    """The names of all events in the code: the first argument of ``Event``."""
+    names = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Event" and node.args:
+                first = node.args[0]
+                names.add(first.value if isinstance(first, ast.Constant) else "transfer.progress")
+    return names
+
+
+def test_every_event_is_documented_and_no_other() -> None:
+    page = (REFERENCE / "events.md").read_text()
+    table = page[page.index("| event | further fields |") :]
+    documented = {
+        name for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([\w.]+)`", row)
+    }
+    assert documented == emitted()
+
+
+def test_every_command_is_in_the_docs() -> None:
+    text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    assert [command for command in COMMANDS if f"vllmrt {command}" not in text] == []
