@@ -51,8 +51,8 @@ lint: dev  ## ruff and mypy --strict
 	@.venv/bin/mypy src
 	@for source in plugins/*/src examples/plugins/*; do .venv/bin/mypy "$$source"; done
 
-unit: dev  ## the tests that start no vLLM
-	@.venv/bin/pytest -m "not e2e" -n 2
+unit: dev engine  ## the tests that start no vLLM server
+	@VLLMRT_VLLM="$$(scripts/engine find)" .venv/bin/pytest -m "not e2e" -n 2
 
 e2e: dev engine  ## the tests that start a real vLLM, one at a time
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e

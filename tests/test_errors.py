@@ -17,6 +17,7 @@ CODES = {
     "PluginError": 1,
     "SourceError": 1,
     "TransientSourceError": 1,
+    "ChangedError": 1,
     "ResolveError": 1,
     "ModelNotFound": 10,
     "ModelRejected": 11,
