@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt import discovery
 from vllmrt.errors import ConfigError, ServeRefused
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vllmrt.events import Emit
     from vllmrt.layers import Layers
+    from vllmrt.resolve.planning import Offer
     from vllmrt.serve.launch import LaunchPlan
     from vllmrt.settings import Settings
 
@@ -51,6 +52,51 @@ def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[s
         except ConfigError as error:  # it is for other tools; the launch does not need it
             emit(Event("resolve.envfile", "env file", str(error), "warning"))
     return resolved, _plan(layers, resolved.path, resolved.request.model_id, environ, extra)
+
+
+class Told(NamedTuple):
+    """What `up` would do.
+
+    Attributes:
+        request: which model.
+        offers: what each source says, in order.
+        path: what would be served; None where no source has the model.
+        free: bytes on the disk of the store.
+        argv: the command line; empty without a path.
+        command: the same for a shell.
+        added: variables that the server's environment has and ours has not, or has otherwise.
+        removed: names of those that are taken out.
+    """
+
+    request: ModelRequest
+    offers: list[Offer]
+    path: Path | None
+    free: int | None
+    argv: list[str]
+    command: str
+    added: dict[str, str]
+    removed: list[str]
+
+
+def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[str]) -> Told:
+    """Ask every source, and say what `up` would do; nothing is fetched, validated or written.
+
+    Raises:
+        VllmrtError: a name or source that cannot be used, or ServeRefused.
+    """
+    from vllmrt.resolve.planning import Planner
+    from vllmrt.serve.argv import format_command
+
+    request, host = _prepare(layers, emit)
+    planner = Planner(host, layers.settings)
+    offers = list(planner.offers(request, layers.settings.model_sources))
+    path = next((offer.path for offer in offers if offer.path), None)
+    if path is None:
+        return Told(request, offers, None, planner.free(), [], "", {}, [])
+    launch = _plan(layers, path, request.model_id, environ, extra, dry_run=True)
+    added = {name: value for name, value in launch.environ.items() if environ.get(name) != value}
+    removed = sorted(set(environ) - set(launch.environ))
+    return Told(request, offers, path, planner.free(), launch.argv, format_command(launch.argv), added, removed)
 
 
 def serve(layers: Layers, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
@@ -89,7 +135,15 @@ def _resolve(request: ModelRequest, host: PluginHost, settings: Settings, emit: 
     return Resolver(host, settings, emit).resolve(request, settings.model_sources)
 
 
-def _plan(layers: Layers, path: Path, model_id: str, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
+def _plan(
+    layers: Layers,
+    path: Path,
+    model_id: str,
+    environ: Mapping[str, str],
+    extra: Sequence[str],
+    *,
+    dry_run: bool = False,
+) -> LaunchPlan:
     from vllmrt.serve.launch import plan_launch
 
     return plan_launch(
@@ -99,7 +153,7 @@ def _plan(layers: Layers, path: Path, model_id: str, environ: Mapping[str, str],
         explicit=frozenset(layers.origins),
         extra=extra,
         environ=environ,
-        dry_run=layers.settings.dry_run,
+        dry_run=dry_run or layers.settings.dry_run,
     )
 
 

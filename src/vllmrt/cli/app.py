@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-COMMANDS = ("up", "resolve", "serve", "smoke", "models", "plugins", "config")
+COMMANDS = ("up", "plan", "resolve", "serve", "smoke", "models", "plugins", "config")
 """Each is a module of this package with an ``app``."""
 
 _CLICK_USAGE = 2

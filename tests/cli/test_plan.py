@@ -1,0 +1,67 @@
+"""``vllmrt plan``: every source, what would be fetched, what would be launched; nothing is moved."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from cli.test_machine import Machine
+from modelkit import make_model
+from remoteplugin import asked, install
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    install(machine.site, tmp_path / "origin")
+    model = make_model(tmp_path / "origin" / "llama")
+    (model / "pytorch_model.bin").write_bytes(b"x" * 5000)
+    machine.env["VLLM_MODEL_SOURCES"] = "local,acme"
+    return machine
+
+
+def test_what_would_be_fetched_and_launched(machine: Machine, tmp_path: Path) -> None:
+    done = machine.run("plan", "acme/llama", "--json", VLLM_API_KEY="plan-key-1")
+    told = done.json
+    assert done.code == 0, done.err
+    local, acme = told["offers"]
+    assert (local["outcome"], acme["outcome"]) == ("skipped", "fetch")
+    assert acme["left_out"] == 5000
+    assert acme["files"] == len(list((tmp_path / "origin" / "llama").iterdir())) - 1
+    assert told["path"] == str(machine.store / "llama")
+    assert told["free"] > 0
+    assert told["argv"][:3] == [str(machine.engine), "serve", told["path"]]
+    assert told["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert "plan-key-1" not in done.out + done.err
+
+
+def test_nothing_is_moved_or_written(machine: Machine, tmp_path: Path) -> None:
+    before = sorted(path for path in machine.home.rglob("*"))
+    machine.run("plan", "acme/llama")
+    assert sorted(path for path in machine.home.rglob("*")) == before
+    assert asked(tmp_path / "origin") == []
+
+
+def test_what_is_here_already_is_not_counted(machine: Machine) -> None:
+    assert machine.run("resolve", "acme/llama").code == 0
+    local, acme = machine.run("plan", "acme/llama", "--json").json["offers"]
+    assert local["outcome"] == "in place"
+    assert acme["files"] == 0
+    assert acme["here"] > 0
+
+
+def test_lines_say_the_same(machine: Machine) -> None:
+    done = machine.run("plan", "acme/llama")
+    assert done.code == 0
+    assert "5.0 kB left out" in done.err
+    assert f"from {machine.store / 'llama'}; " in done.err
+
+
+def test_a_model_that_nobody_has_is_10(machine: Machine) -> None:
+    done = machine.run("plan", "acme/missing", "--json")
+    assert done.code == 10
+    assert done.json["ok"] is False
+    assert [offer["outcome"] for offer in done.json["offers"]] == ["skipped", "skipped"]
