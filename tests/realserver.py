@@ -74,6 +74,8 @@ def start(command: list[str], environ: dict[str, str], log: Path) -> Server:
     """Start a server in a session of its own, so that everything it leaves behind can be found."""
     port = free_port()
     environ = environ | {"VLLM_PORT": str(port)}
+    # a shell may have made its background jobs deaf to Ctrl-C, and the tests with them
+    command = ["/usr/bin/env", "--default-signal=INT", *command]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
     return Server(process, f"http://127.0.0.1:{port}", log, environ)

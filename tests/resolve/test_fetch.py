@@ -50,7 +50,9 @@ class Rig:
 
     def start(self, **env: str) -> subprocess.Popen[bytes]:
         null = subprocess.DEVNULL
-        return subprocess.Popen([VLLMRT, "resolve", "acme/llama"], env=self.env | env, stdout=null, stderr=null)
+        # a shell may have made its background jobs deaf to Ctrl-C, and the tests with them
+        command = ["/usr/bin/env", "--default-signal=INT", VLLMRT, "resolve", "acme/llama"]
+        return subprocess.Popen(command, env=self.env | env, stdout=null, stderr=null)
 
     def whole(self) -> bool:
         wanted = {path.relative_to(self.model): path.read_bytes() for path in self.model.rglob("*") if path.is_file()}
