@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
+from traceback import clear_frames
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -93,6 +94,8 @@ class RangeClient:
             try:
                 return _send(link, parts, headers)
             except (OSError, http.client.HTTPException, ValueError) as error:
+                # http.client before 3.11.4 leaves the answer of a proxy that refused CONNECT open in a frame
+                clear_frames(error.__traceback__)
                 link.connection.close()
                 # an idle connection may have been closed by the other side: that is no failure
                 if not link.used or isinstance(error, TimeoutError):
