@@ -21,6 +21,8 @@ _CHANGED = frozenset({412, 416})
 _EXCERPT = 2048
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
+_NAMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_PATH = 200
 
 
 class HttpStatusError(SourceError):
@@ -41,7 +43,7 @@ def shown(url: str) -> str:
     """Return a URL without what could be a credential: user, password, query and fragment."""
     parts = urlsplit(url)
     port = f":{parts.port}" if parts.port else ""
-    return ascii(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}")[1:-1]
+    return ascii(f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path[:_LONGEST_PATH]}")[1:-1]
 
 
 def check_status(url: str, answer: http.client.HTTPResponse) -> None:
@@ -73,15 +75,17 @@ def check_extent(url: str, answer: http.client.HTTPResponse, start: int, stop: i
 
 def _refusal(url: str, answer: http.client.HTTPResponse) -> SourceError:
     status = answer.status
-    message = f"{shown(url)}: {status} {printable(answer.reason)}"
+    # Not the origin's own phrase: it may repeat what it was sent, a token too.
+    message = f"{shown(url)}: {status} {http.client.responses.get(status, '')}".rstrip()
     if status in _CHANGED:
         return ChangedError(f"{message}: it is not what was listed")
     if status in _TRANSIENT or status >= http.client.INTERNAL_SERVER_ERROR:
         return TransientSourceError(message, retry_after=retry_after(answer.headers))
     body = answer.read(_EXCERPT)
     found = _CODE.search(body)
-    code = answer.headers.get("X-Error-Code") or (found[1].decode() if found else None)
-    return HttpStatusError(f"{message}{f' ({printable(code)})' if code else ''}", status=status, code=code)
+    named = _NAMED.fullmatch(answer.headers.get("X-Error-Code", ""))
+    code = named[0] if named else (found[1].decode() if found else None)
+    return HttpStatusError(f"{message}{f' ({code})' if code else ''}", status=status, code=code)
 
 
 def retry_after(headers: Message[str, str]) -> float | None:
