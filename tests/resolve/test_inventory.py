@@ -394,7 +394,7 @@ def test_what_kills_have_left_is_dropped(store: Store):
         ("drop", "leftover", "trash.0123456789ab"),
         ("keep", "staging", staging.name),
     ]
-    assert sorted(os.listdir(staging)) == ["files", "journal.jsonl"]
+    assert sorted(os.listdir(staging)) == ["files", "journal.jsonl", "parts"]
     assert not top.exists()
     assert read_model(target) == OLD
 

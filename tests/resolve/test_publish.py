@@ -216,7 +216,7 @@ def test_what_another_process_published_meanwhile_is_as_good(store: Store, monke
     monkeypatch.setattr(publishing, "_PATIENCE", 0.1)
     gone = store.staging_path(REQUEST.identity) / "files"
     assert publish(gone, target, manifest_of(NEW)) == manifest.of(target)
-    with pytest.raises(LockTimeout, match="taken away"):
+    with pytest.raises(LockTimeout, match="has taken name away"):
         publish(gone, target, manifest_of(OLD))
     assert read_model(target) == NEW
 
@@ -375,7 +375,7 @@ def test_half_removed_directories_are_never_restored(store: Store):
     (staging / "trash.0123456789ab").mkdir()
     (staging / "trash.0123456789ab/config.json").write_text("x")
     settle(staging, store.root)
-    assert os.listdir(staging) == ["files"]
+    assert sorted(os.listdir(staging)) == ["files", "parts"]
     assert os.listdir(store.root) == [".staging"]
 
 
@@ -409,9 +409,12 @@ def test_a_journal_without_files_is_void(store: Store):
     (staging / recovery.JOURNAL).write_text("lines\n")
     assert store.staging(REQUEST.identity) == staging
     assert (staging / recovery.JOURNAL).exists()
+    (staging / "parts/x").write_text("x")
     (staging / "files").rmdir()
+    assert recovery.is_unsettled(staging)
     store.staging(REQUEST.identity)
     assert not (staging / recovery.JOURNAL).exists()
+    assert os.listdir(staging / "parts") == []
 
 
 def test_links_are_removed_and_not_followed(store: Store, tmp_path: Path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from vllmrt.errors import IntegrityError, SourceError, TransientSourceError
+from vllmrt.errors import (
+    ConfigError,
+    IntegrityError,
+    LockTimeout,
+    NoSpace,
+    SourceError,
+    TransientSourceError,
+    VllmrtError,
+)
 from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine, Progress
 from vllmrt.transfer.journal import Journal
@@ -229,6 +238,46 @@ def test_another_version_throws_the_ranges_away(tmp_path: Path) -> None:
     changed = [RemoteFile("a", size=MIB, version="2")]
     transfer(tmp_path / "s", Origin(new), changed)
     assert whole(tmp_path / "s", new)
+
+
+def test_what_another_process_published_is_not_written_to_when_it_does_not_match(
+    tmp_path: Path, contents: dict[str, bytes]
+) -> None:
+    transfer(tmp_path / "s", Origin(contents), remote(contents))
+    rotten = tmp_path / "s" / "a"
+    rotten.write_bytes(b"\0" * rotten.stat().st_size)
+    os.link(rotten, tmp_path / "published")
+    transfer(tmp_path / "s", Origin(contents), remote(contents))
+    assert whole(tmp_path / "s", contents)
+    assert set((tmp_path / "published").read_bytes()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(errno.EIO, ConfigError), (errno.ENOSPC, NoSpace), (errno.EDQUOT, NoSpace), (errno.EFBIG, NoSpace)],
+)
+def test_a_fault_of_the_disk_is_not_taken_for_one_of_the_connection(
+    tmp_path: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, code: int, kind: type[VllmrtError]
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    origin = Origin(contents)
+    with pytest.raises(kind, match=os.strerror(code)):
+        transfer(tmp_path / "s", origin, remote(contents), connections=1)
+    assert len(origin.asked) == 1
+
+
+def test_a_directory_that_another_process_took_away_is_named(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    (tmp_path / "s").mkdir()
+    files = remote(contents)
+    with Journal(tmp_path / "s") as journal:
+        targets = [Target(file, tmp_path / "gone" / file.path, journal) for file in files]
+        with pytest.raises(LockTimeout, match="another process"):
+            Engine(Origin(contents).open, targets, journal, connections=2).run(
+                ranges.plan(files, {}, connections=2), lambda _: None
+            )
 
 
 def test_without_a_digest_the_bytes_are_hashed(tmp_path: Path) -> None:

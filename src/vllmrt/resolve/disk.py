@@ -18,6 +18,7 @@ NOREPLACE, EXCHANGE = 1, 2
 """Flags of renameat2(2)."""
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 """What a file system, a kernel or a sandbox answers that does not know a call."""
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 _AT_FDCWD = -100
 
 
@@ -48,6 +49,17 @@ def move(source: Path, target: Path) -> None:
         if error.errno not in UNSUPPORTED:
             raise
         source.rename(target)  # which refuses a directory that holds anything
+
+
+def link(old: Path, new: Path) -> bool:
+    """Give a file a second name, and return True; False where the file system has none."""
+    try:
+        os.link(old, new, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        return False
+    return True
 
 
 def renameat2(source: Path, target: Path, flags: int) -> None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from vllmrt.errors import SourceError
+from vllmrt.errors import LockTimeout, SourceError
 from vllmrt.events import PROGRESS, Event, human_size
 from vllmrt.paths import check_listing, is_ours, safe_join
-from vllmrt.resolve import recovery
+from vllmrt.resolve import disk, recovery
 from vllmrt.resolve.manifest import FileState
-from vllmrt.resolve.reuse import reuse
+from vllmrt.resolve.publish import wait_for_another
+from vllmrt.resolve.reuse import plan_reuse, reuse
 from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
 from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine, Progress
 from vllmrt.transfer.journal import Journal
-from vllmrt.transfer.target import Target
+from vllmrt.transfer.target import Target, taken_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,8 +100,27 @@ class Fetcher:
             return published
         self._store.admit(staging, plan.wanted, headroom=HEADROOM)
         self._announce(source, candidate, selection, plan.wanted)
-        fetched = self._transfer(source, opener, plan.wanted, staging)
-        return _staged(staging / recovery.FILES, plan.reused | fetched)
+        try:
+            inodes = {path: os.lstat(staging / recovery.FILES / path).st_ino for path in plan.reused}
+            fetched = self._transfer(source, opener, plan.wanted, staging)
+        except (LockTimeout, FileNotFoundError):
+            return self._of_another(source, candidate, selection, request)
+        states = plan.reused | {path: state for path, (state, _) in fetched.items()}
+        inodes |= {path: inode for path, (_, inode) in fetched.items()}
+        return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes)
+
+    def _of_another(self, source: str, candidate: Candidate, selection: Selection, request: ModelRequest) -> Published:
+        """Return what another process, which locks did not keep away, has published of what we were fetching."""
+
+        def same() -> Published | None:
+            there = self._store.published(request, self._settings.model)
+            plan = plan_reuse(there, selection.wanted, source=source, location=candidate.location)
+            return there if plan.identical else None
+
+        published = wait_for_another(same)
+        if published is None:
+            raise taken_away(candidate.location)
+        return published
 
     def _select(
         self,
@@ -126,10 +147,11 @@ class Fetcher:
         opener: Callable[[RemoteFile, int, int], ReadableRange],
         files: Sequence[RemoteFile],
         staging: Path,
-    ) -> dict[str, FileState]:
+    ) -> dict[str, tuple[FileState, int]]:
+        """Fetch files, and give them their names in ``files/``; return the state and the inode of each."""
         connections = self._settings.connections
         with Journal(staging) as journal:
-            targets = [Target(file, safe_join(staging / recovery.FILES, file.path), journal) for file in files]
+            targets = [Target(file, recovery.part(staging, file), journal) for file in files]
             try:
                 parts = ranges.plan(files, {file.path: journal.done(file) for file in files}, connections=connections)
                 engine = Engine(opener, targets, journal, connections=connections, stall=self._settings.stall_timeout)
@@ -137,7 +159,9 @@ class Fetcher:
             finally:
                 for target in targets:
                     target.close()
-            return {target.file.path: _state(target) for target in targets}
+        for target in targets:
+            _place(target.path, safe_join(staging / recovery.FILES, target.file.path))
+        return {target.file.path: (_state(target), target.inode) for target in targets}
 
     def _announce(self, source: str, candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> None:
         left_out = sum(file.size for file in selection.left_out)
@@ -189,8 +213,14 @@ def _state(target: Target) -> FileState:
     return FileState(target.file.size, 0, f"{digest.algorithm}:{digest.value}", target.file.version)
 
 
-def _staged(files: Path, states: dict[str, FileState]) -> Staged:
-    return Staged(files, dict(sorted(states.items())), {path: os.lstat(files / path).st_ino for path in states})
+def _place(part: Path, path: Path) -> None:
+    """Give a part its name in the model; it keeps its own, so that after a kill it is found again."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(path.lstat(), part.lstat()):
+            return
+        path.unlink()
+    if not disk.link(part, path):
+        part.rename(path)
 
 
 class _Index(msgspec.Struct):

@@ -7,21 +7,23 @@ import os
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from vllmrt.errors import ConfigError, IntegrityError, LockTimeout
+from vllmrt.errors import ConfigError, IntegrityError
 from vllmrt.paths import is_ours
 from vllmrt.resolve import disk, recovery
 from vllmrt.resolve import manifest as manifests
+from vllmrt.transfer.target import taken_away
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from vllmrt.resolve.manifest import FileState, Manifest
 
+T = TypeVar("T")
 _TRIES = 20
 _PATIENCE = 5.0
 
@@ -162,14 +164,31 @@ def _exchange_by_backup(sealed: Path, target: Path) -> None:
 def _of_another(target: Path, manifest: Manifest) -> Manifest:
     """Return what another process has published instead of us, which is as good if it is the same."""
     wanted = {path: (state.size, state.digest) for path, state in manifest.files.items()}
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+
+    def same() -> Manifest | None:
         known = manifests.of(target)
         published = known.files.items() if known and known.identity == manifest.identity else ()
-        if known and wanted == {path: (state.size, state.digest) for path, state in published}:
-            return known
+        return known if wanted == {path: (state.size, state.digest) for path, state in published} else None
+
+    known = wait_for_another(same)
+    if known is None:
+        raise taken_away(target.name)
+    return known
+
+
+def wait_for_another(published: Callable[[], T | None]) -> T | None:
+    """Wait a few seconds for what another process is about to publish.
+
+    Args:
+        published: returns it as soon as it is there, before that None.
+
+    Returns:
+        it, or None where nothing comes.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        found = published()
+        if found is not None:
+            return found
         time.sleep(0.05)
-    raise LockTimeout(
-        f"another process has taken away what was staged for {target}",
-        hint="the locks of this file system do not hold; run it again",
-    )
+    return None

@@ -1,6 +1,13 @@
 """What a kill leaves in the middle of a publication, and how it is brought into order.
 
-A staging directory holds ``files/`` and the journal while a model is fetched, and for moments more:
+A staging directory holds while a model is fetched:
+
+* ``parts/``: what is fetched, one file for each version of a path. So two processes that fetch different versions,
+  where the locks of a file system do not hold, never write into the same file.
+* ``files/``: the model as it comes together, of second names for the parts and for what is published already;
+* the journal.
+
+And for moments more:
 
 * ``claim.<nonce>/``: the files, taken by one process that publishes them;
 * ``sealed.<nonce>/``: the same with their manifest; after the exchange, the old model. Which of the two it is, the
@@ -16,6 +23,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from vllmrt.errors import LockTimeout
@@ -27,8 +35,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllmrt.resolve.store import Store
+    from vllmrt.types import RemoteFile
 
-FILES = "files"
+FILES, PARTS = "files", "parts"
 CLAIM, SEALED, BACKUP, TRASH = "claim.", "sealed.", "backup.", "trash."
 _BACKUP_NAME = re.compile(r"backup\.(\d+)\.(.+)", re.DOTALL)
 
@@ -79,8 +88,15 @@ def settle(staging: Path, models: Path) -> None:
         elif name.startswith(TRASH):
             disk.remove(staging / name)
     if not (staging / FILES).is_dir():
-        # its lines speak of files that are published by now, or gone
+        # they are published by now, or gone
+        discard(staging / PARTS, staging)
         (staging / JOURNAL).unlink(missing_ok=True)
+
+
+def part(staging: Path, file: RemoteFile) -> Path:
+    """Return where a version of a file is fetched to, whether or not anything is there."""
+    key = "\0".join((file.path, file.version, str(file.size)))
+    return staging / PARTS / sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
 def discard(path: Path, staging: Path) -> bool:
@@ -138,4 +154,4 @@ def is_unsettled(staging: Path) -> bool:
     """Tell whether `settle` would find anything to do."""
     names = entries(staging)
     left = (CLAIM, SEALED, BACKUP, TRASH)
-    return any(name.startswith(left) for name in names) or (JOURNAL in names and FILES not in names)
+    return any(name.startswith(left) for name in names) or (FILES not in names and (JOURNAL in names or PARTS in names))

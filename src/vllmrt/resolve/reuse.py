@@ -1,12 +1,11 @@
 """What of a published model need not be fetched again: its unchanged files get a second name in staging.
 
-Such a file must never be written to, for it is the published one as well. So whatever else has several names in
-staging, left there by an earlier run, is taken out before anything is fetched.
+Such a file must never be written to, for it is the published one as well. So a part that has a name elsewhere, left
+there by an earlier run, is taken out before anything is fetched.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from contextlib import suppress
@@ -18,14 +17,13 @@ from vllmrt.paths import is_ours, safe_join
 from vllmrt.resolve import disk, recovery
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from vllmrt.resolve.manifest import FileState, Manifest
     from vllmrt.resolve.store import Published
     from vllmrt.types import RemoteFile
-
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Reuse(NamedTuple):
@@ -82,7 +80,7 @@ def reuse(
     plan = plan_reuse(published, listing, source=source, location=location)
     files = staging / recovery.FILES
     with disk.writing(staging.parent.parent):
-        _clear(files, {file.path for file in plan.wanted}, plan.reused)
+        _clear(staging, plan)
         for path in plan.reused:
             if published:
                 _take_over(published.path / path, safe_join(files, path), staging)
@@ -124,20 +122,41 @@ def _is_as_proven(path: Path, state: FileState) -> bool:
     return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (state.size, state.mtime_ns)
 
 
-def _clear(files: Path, wanted: set[str], reused: dict[str, FileState]) -> None:
+def _clear(staging: Path, plan: Reuse) -> None:
     """Take out of staging what is not in the listing, what is no plain file, and what may not be written to."""
+    parts = {file.path: recovery.part(staging, file) for file in plan.wanted}
+    placed = _clear_files(staging / recovery.FILES, plan.reused.keys(), parts)
+    kept = {part.name: 2 if path in placed else 1 for path, part in parts.items()}
+    with os.scandir(staging / recovery.PARTS) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != kept.get(entry.name):
+                disk.remove(staging / recovery.PARTS / entry.name)
+
+
+def _clear_files(files: Path, reused: AbstractSet[str], parts: Mapping[str, Path]) -> set[str]:
+    """Leave in ``files/`` only what is reused, and second names of parts; return the latter."""
+    placed = set()
     for parent, directories, names in os.walk(files, topdown=False):
         prefix = os.path.relpath(parent, files) + "/" if parent != str(files) else ""
         for name in [*names, *(name for name in directories if os.path.islink(os.path.join(parent, name)))]:  # noqa: PTH114, PTH118 - a model may have 100,000 files
-            path = os.path.join(parent, name)  # noqa: PTH118 - as above
+            path, relative = os.path.join(parent, name), prefix + name  # noqa: PTH118 - as above
             status = os.lstat(path)
-            plain = stat.S_ISREG(status.st_mode)
-            keep = prefix + name in reused or (prefix + name in wanted and status.st_nlink == 1)
-            if not (plain and keep) or is_ours(name):
+            if relative in parts and _is_same_file(status, parts[relative]):
+                placed.add(relative)
+            elif relative not in reused or not stat.S_ISREG(status.st_mode) or is_ours(name):
                 os.unlink(path)  # noqa: PTH108 - as above
         if prefix:
             with suppress(OSError):  # what still holds something stays
                 os.rmdir(parent)  # noqa: PTH106 - as above
+    return placed
+
+
+def _is_same_file(status: os.stat_result, part: Path) -> bool:
+    try:
+        return os.path.samestat(status, part.lstat())
+    except OSError:
+        return False
 
 
 def _take_over(old: Path, new: Path, staging: Path) -> None:
@@ -149,11 +168,7 @@ def _take_over(old: Path, new: Path, staging: Path) -> None:
         if os.path.samestat(there, status) or copied:
             return
         new.unlink()
-    try:
-        os.link(old, new, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
+    if not disk.link(old, new):
         _copy(old, new, staging)
 
 

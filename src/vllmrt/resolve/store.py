@@ -6,13 +6,13 @@ import errno
 import os
 import re
 import stat
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ConfigError, NoSpace
 from vllmrt.events import human_size
 from vllmrt.identity import check_name, identity_hash, slug
-from vllmrt.paths import safe_join
 from vllmrt.resolve import disk, manifest, recovery
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Store:
         return self.root / STAGING / f"{slug(identity)[:_MAX_SLUG]}.{identity_hash(identity)}"
 
     def staging(self, identity: str) -> Path:
-        """Make the staging directory of an identity, with ``files/`` in it, and settle what a kill has left there.
+        """Make the staging directory of an identity, with ``files/`` and ``parts/``, and settle what a kill has left.
 
         The lock of the identity is held.
 
@@ -71,7 +71,8 @@ class Store:
         with disk.writing(self.root):
             self._make_private(staging)
             recovery.settle(staging, self.root)
-            self._make_private(staging / recovery.FILES)
+            for name in (recovery.FILES, recovery.PARTS):
+                self._make_private(staging / name)
         return staging
 
     def stagings(self) -> list[Path]:
@@ -206,13 +207,19 @@ def free_space(path: Path) -> int | None:
 
 def unallocated(staging: Path, wanted: Iterable[RemoteFile]) -> int:
     """Return how many bytes of some files the disk has not yet set aside in a staging directory."""
-    files = staging / recovery.FILES
-    return sum(max(0, file.size - _blocks(safe_join(files, file.path))) for file in wanted)
+    statuses = ((file, _regular(recovery.part(staging, file))) for file in wanted)
+    return sum(max(0, file.size - (_blocks(status) if status else 0)) for file, status in statuses)
 
 
 def allocated(directory: Path) -> int:
     """Return the bytes that removing a directory would free: files with another name elsewhere do not count."""
-    return sum(_blocks(path) for path in _files(directory))
+    found = {}
+    names: Counter[tuple[int, int]] = Counter()
+    for status in filter(None, map(_regular, _files(directory))):
+        inode = status.st_dev, status.st_ino
+        found[inode] = status
+        names[inode] += 1
+    return sum(_blocks(status) for inode, status in found.items() if status.st_nlink == names[inode])
 
 
 def _files(directory: Path) -> Iterator[Path]:
@@ -222,10 +229,14 @@ def _files(directory: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names)
 
 
-def _blocks(path: Path) -> int:
+def _regular(path: Path) -> os.stat_result | None:
     try:
         status = path.lstat()
     except OSError:
-        return 0
-    # st_blocks counts units of 512 bytes, whatever the file system's blocks are (stat(2))
-    return status.st_blocks * 512 if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _blocks(status: os.stat_result) -> int:
+    # units of 512 bytes, whatever the file system's blocks are (stat(2))
+    return status.st_blocks * 512

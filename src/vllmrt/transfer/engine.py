@@ -7,7 +7,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllmrt.errors import ChangedError, IntegrityError, NoSpace, SourceError, TransientSourceError
+from vllmrt.errors import ChangedError, IntegrityError, SourceError, TransientSourceError, VllmrtError
 from vllmrt.transfer.ranges import Range, gaps
 from vllmrt.transfer.worker import Task, Worker
 
@@ -176,7 +176,7 @@ class Engine:
 
     def _try_again(self, task: Task, position: int, error: BaseException) -> None:
         part = task.part
-        if isinstance(error, (NoSpace, MemoryError)) or _is_final(error):
+        if _is_final(error):
             raise error
         failures = 1 if position > part.start else task.failures + 1
         if failures >= ATTEMPTS:
@@ -267,7 +267,7 @@ class Engine:
 
 
 def _is_final(error: BaseException) -> bool:
-    """A source that says so, and what is no failure of a connection at all."""
+    """A source or the store says so, or it is no failure of a connection at all."""
     if isinstance(error, TransientSourceError):
         return isinstance(error, ChangedError)
-    return isinstance(error, SourceError) or not isinstance(error, Exception)
+    return isinstance(error, (VllmrtError, MemoryError)) or not isinstance(error, Exception)

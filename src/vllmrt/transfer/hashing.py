@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from vllmrt.types import RemoteFile
 
-_BLOCK = 1 << 20
+_BLOCK = 256 << 10
+"""Bytes of a read: what has just been read is hashed while it is in the cache."""
 ALGORITHMS = frozenset({"sha256", "git-sha1", "md5", "sha1", "sha512"})
 """What is checked of a source's digest; for any other the bytes are hashed with SHA-256 into the manifest."""
 
@@ -84,12 +85,13 @@ class FileHash:
             return next((stop for start, stop in self._arrived if start <= self._position < stop), self._position)
 
     def _read_back(self, stop: int) -> None:
+        buffer = memoryview(bytearray(_BLOCK))
         while self._position < stop:
-            data = os.pread(self._descriptor, min(_BLOCK, stop - self._position), self._position)
-            if not data:
+            count = os.preadv(self._descriptor, [buffer[: stop - self._position]], self._position)
+            if not count:
                 raise OSError(f"{self._file.path} became shorter while it was read")
-            self._hash.update(data)
-            self._position += len(data)
+            self._hash.update(buffer[:count])
+            self._position += count
 
 
 def _new(file: RemoteFile) -> tuple[str, _Hash]:

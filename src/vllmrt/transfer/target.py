@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import threading
 from typing import TYPE_CHECKING
 
-from vllmrt.errors import NoSpace
+from vllmrt.errors import ConfigError, LockTimeout, NoSpace, VllmrtError
+from vllmrt.transfer import blocks
 from vllmrt.transfer.hashing import FileHash
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ class Target:
 
     def __init__(self, file: RemoteFile, path: Path, journal: Journal) -> None:
         self.file = file
-        self._path = path
+        self.path = path
         self._journal = journal
         self._mutex = threading.Lock()
         self._descriptor: int | None = None
+        self.inode = 0
+        """Of the file that was written and proven; 0 before it is opened."""
         self._hash: FileHash | None = None
 
     @property
@@ -47,7 +49,8 @@ class Target:
 
         Raises:
             NoSpace: the disk is full.
-            OSError: the file cannot be written.
+            LockTimeout: another process took the file away.
+            ConfigError: the file cannot be written.
         """
         descriptor, running = self._opened()
         position = start
@@ -55,13 +58,14 @@ class Target:
             while position < start + len(data):
                 position += os.pwrite(descriptor, data[position - start :], position)
         except OSError as error:
-            raise _in_words(error, self.file.size) from None
+            raise self._in_words(error) from None
         running.feed(start, data)
 
     def arrived(self, start: int, stop: int) -> None:
         """Note in the journal that these bytes are here, and hash whatever can be."""
-        _, running = self._opened()
+        descriptor, running = self._opened()
         if start < stop:
+            blocks.write_back(descriptor, start, stop)
             self._journal.record(self.file, start, stop)
             running.arrived(start, stop)
         else:
@@ -80,10 +84,11 @@ class Target:
         return claimed is None or claimed.algorithm != digest.algorithm or claimed.value.lower() == digest.value
 
     def restart(self) -> None:
-        """Throw away what is here."""
-        descriptor, _ = self._opened()
+        """Throw away what is here; what another process may have published of it stays as it is."""
+        self.close()
         self._journal.forget(self.file)
-        self._hash = FileHash(self.file, descriptor)
+        self.path.unlink(missing_ok=True)
+        self._hash = None
 
     def sync(self) -> None:
         """Put the bytes on the disk, if any were written."""
@@ -101,32 +106,39 @@ class Target:
     def _opened(self) -> tuple[int, FileHash]:
         with self._mutex:
             if self._descriptor is None:
-                self._descriptor = os.open(self._path, _FLAGS, 0o644)
-                self._reserve(self._descriptor)
+                try:
+                    self._descriptor = os.open(self.path, _FLAGS, 0o644)
+                    self._begin(self._descriptor)
+                except OSError as error:
+                    raise self._in_words(error) from None
                 self._hash = FileHash(self.file, self._descriptor, self._journal.done(self.file))
             if self._hash is None:
                 raise RuntimeError(self.file.path)
             return self._descriptor, self._hash
 
-    def _reserve(self, descriptor: int) -> None:
-        """Take the space now: running out is known before the first byte, and extents are not interleaved."""
-        size = self.file.size
-        if os.fstat(descriptor).st_size != size and self._journal.done(self.file):
+    def _begin(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self.inode = status.st_ino
+        if status.st_size != self.file.size and self._journal.done(self.file):
             # not the file that the journal speaks of: that one had its full size from the beginning
             self._journal.forget(self.file)
-        # not posix_fallocate: where the file system cannot, libc would write every block
-        libc = ctypes.CDLL(None, use_errno=True)
-        if size and libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
-            code = ctypes.get_errno()
-            if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise _in_words(OSError(code, os.strerror(code)), size)
-        os.ftruncate(descriptor, size)
+        blocks.reserve(descriptor, self.file.size)
+
+    def _in_words(self, error: OSError) -> VllmrtError:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            hint = f"free at least {self.file.size:,} bytes and run it again; what was fetched is kept"
+            return NoSpace(f"the disk is full: {error.strerror}", hint=hint)
+        if error.errno == errno.ENOENT:
+            return taken_away(self.file.path)
+        return ConfigError(
+            f"{self.file.path} cannot be written in the store: {error.strerror}",
+            hint="see whether its disk is healthy, or name another store with --models-dir or VLLM_MODELS_DIR",
+        )
 
 
-def _in_words(error: OSError, wanted: int) -> Exception:
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return error
-    return NoSpace(
-        f"the disk is full: {error.strerror}",
-        hint=f"free at least {wanted:,} bytes and run it again; what was fetched is kept",
+def taken_away(path: str) -> LockTimeout:
+    """Return the error that says what only a second process in the same staging directory can have done."""
+    return LockTimeout(
+        f"another process has taken {path} away while it was fetched",
+        hint="the locks of this file system do not hold; run it again",
     )

@@ -1,0 +1,37 @@
+"""What a file that is being written asks of the file system beyond what Python offers."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE = 2
+"""SYNC_FILE_RANGE_WRITE of sync_file_range(2)."""
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give a file its size, and its blocks where the file system can: running out is known before the first byte.
+
+    Not posix_fallocate, for which libc writes every block where the file system cannot reserve them.
+
+    Raises:
+        OSError: there is not enough space, or the file cannot be written.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if size and libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        code = ctypes.get_errno()
+        if code in _FULL:
+            raise OSError(code, os.strerror(code))
+    os.ftruncate(descriptor, size)
+
+
+def write_back(descriptor: int, start: int, stop: int) -> None:
+    """Begin to put bytes on the disk while others are still fetched, so that little is left to sync at the end.
+
+    A hint: it promises nothing, and is passed over where the system does not know it.
+    """
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function(descriptor, ctypes.c_int64(start), ctypes.c_int64(stop - start), ctypes.c_uint(_WRITE))
