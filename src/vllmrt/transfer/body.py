@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -134,7 +135,8 @@ class HttpRange:
             count: int = answer.fp.readinto(buffer[: self._buffered])
             self._buffered -= count
             return count
-        return self._reply.sock.recv_into(buffer)
+        sock = self._reply.sock
+        return _records(sock, buffer) if isinstance(sock, ssl.SSLSocket) else sock.recv_into(buffer)
 
     def _pause(self, *, keep: bool) -> None:
         with self._mutex:
@@ -152,3 +154,16 @@ class HttpRange:
 
     def _broken(self, why: str) -> TransientSourceError:
         return TransientSourceError(f"{shown(self.url)}: {why}, {self._left:,} bytes early")
+
+
+def _records(sock: ssl.SSLSocket, buffer: memoryview) -> int:
+    """Wait for one record, and take those that are there already: one alone is 16 KiB, a small block to write."""
+    count = sock.recv_into(buffer)
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    # that nothing is there yet, or a fault, which the next call meets again
+    with suppress(OSError):
+        while count and count < len(buffer) and (more := sock.recv_into(buffer[count:])):
+            count += more
+    sock.settimeout(timeout)
+    return count
