@@ -11,7 +11,7 @@ EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help up env dev engine test unit e2e lint bench settings-page requirements clean
+.PHONY: help up env dev engine test unit e2e lint bench bench-short bench-tools settings-page requirements clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
@@ -57,9 +57,16 @@ unit: dev engine  ## the tests that start no vLLM server
 e2e: dev engine  ## the tests that start a real vLLM, one at a time
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e
 
-bench: dev engine  ## how fast it is: a warm start beside a bare Python, a Hub's model beside hf download
-	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/python tests/bench/startup.py
-	@.venv/bin/python tests/bench/hub.py --hf .venv/bin/hf
+BENCH := VLLMRT_TEST_ENGINE="$$(scripts/engine find)" PYTHONPATH=tests .venv/bin/python -m bench
+
+bench: dev engine bench-tools  ## how fast it is, beside its rivals (some minutes): docs/benchmarks.md
+	@$(BENCH) --write docs/benchmarks.md $(ARGS)
+
+bench-short: dev engine bench-tools  ## the same with small models and one run each, to see that it works
+	@$(BENCH) --short $(ARGS)
+
+bench-tools: requirements/bench.txt
+	@scripts/bench-tools
 
 settings-page: env  ## write docs/reference/settings.md anew
 	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md
@@ -72,4 +79,4 @@ requirements: dev  ## compile the versions in requirements/ anew
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml $(PACKAGES)
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv .venv-vllm dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

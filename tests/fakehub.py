@@ -3,7 +3,7 @@
 The API listens on ``127.0.0.1``, the "CDN" of the LFS bodies on ``localhost`` and another port: another origin. Bodies
 leave by sendfile. In a test it runs in the test's own process; for a benchmark start it beside:
 
-    python tests/fakehub.py org/name=DIRECTORY [--token TOKEN]     prints one JSON line, ends when stdin does
+    python tests/fakehub.py org/name=DIRECTORY [--token TOKEN] [--cdn URL]    prints one JSON line, ends when stdin does
 """
 
 from __future__ import annotations
@@ -552,8 +552,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("repositories", nargs="+", metavar="ORG/NAME=DIRECTORY")
     parser.add_argument("--token", action="append", default=[], help="a token that every repository is open to")
+    parser.add_argument("--cdn", help="another server that has the LFS bodies, as ORG/NAME/COMMIT/PATH")
     chosen = parser.parse_args(arguments)
     with FakeHub() as hub:
+        hub.cdn = chosen.cdn or hub.cdn
         pairs = [text.partition("=") for text in chosen.repositories]
         commits = {model_id: hub.add(model_id, Path(directory)) for model_id, _, directory in pairs}
         hub.tokens.update({token: set(commits) for token in chosen.token})

@@ -1,0 +1,49 @@
+"""A model from S3, over HTTP and HTTPS: vllmrt beside aws, s5cmd and rclone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench import servers, tools
+from bench.measure import take_turns
+from bench.table import Budget, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from bench.measure import Contender
+    from bench.setting import Setting
+
+NOTE = "nginx serves the objects; HEAD tells their SHA-256, as S3 does of objects that were uploaded with one."
+SUMMED = "aws s3 sync + sha256sum -c"
+BUDGETS = (
+    Budget("at least 5 times as fast as `aws s3 sync` and `sha256sum -c`", 5.0, SUMMED),
+    Budget("not behind `s5cmd`, which verifies nothing", 1.0, "s5cmd cp"),
+    Budget("not behind `rclone`, which verifies nothing either", 1.0, "rclone copy"),
+)
+
+
+def measure(setting: Setting) -> list[Table]:
+    """Fetch the large model over both."""
+    model, size = setting.large()
+    sums = tools.sums(model, setting.scratch / "large.sha256")
+    tables = []
+    with servers.store(setting.scratch) as store:
+        for scheme, endpoint in (("HTTP", store.http), ("HTTPS", store.https)):
+            environ = tools.trusting(tools.environ(setting.scratch, **tools.bucket(endpoint)), store.certificate)
+            rows = take_turns(contenders("large", setting.out, environ, sums), setting.runs, setting.out)
+            tables.append(Table(f"S3 over {scheme}, {size / 1e9:.1f} GB in 4 shards", NOTE, rows, size, BUDGETS))
+    return tables
+
+
+def contenders(model: str, out: Path, environ: Mapping[str, str], sums: Path) -> list[Contender]:
+    """Return all that read S3; those that verify nothing also with a check behind them."""
+    aws, s5cmd, rclone = (tool(model, out, environ) for tool in (tools.aws, tools.s5cmd, tools.rclone))
+    return [
+        tools.ours(model, out, environ, "r2"),
+        tools.then_summed(aws, out, sums),
+        s5cmd,
+        tools.then_summed(s5cmd, out, sums),
+        rclone,
+    ]
