@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.measure import Contender
     from bench.setting import Setting
 
-NOTE = "nginx serves the objects; HEAD tells their SHA-256, as S3 does of objects that were uploaded with one."
+NOTE = "nginx serves the objects; HEAD tells their CRC64NVME, as S3 does of what today's clients upload."
 SUMMED = "aws s3 sync + sha256sum -c"
 BUDGETS = (
     Budget("at least 5 times as fast as `aws s3 sync` and `sha256sum -c`", 5.0, SUMMED),

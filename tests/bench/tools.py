@@ -79,7 +79,7 @@ def trusting(environ: Mapping[str, str], certificate: Path) -> dict[str, str]:
 def ours(model: str, out: Path, environ: Mapping[str, str], source: str) -> Contender:
     """``vllmrt resolve``: digests and structure are checked, and it waits for the disk."""
     command = [str(BESIDE / "vllmrt"), "resolve", f"acme/{model}", "--models-dir", str(out), "--sources", source]
-    return Contender("vllmrt", command, environ, "sha256")
+    return Contender("vllmrt", command, environ, "crc64nvme" if source == "r2" else "sha256")
 
 
 def bucket(endpoint: str) -> dict[str, str]:

@@ -162,14 +162,14 @@ def test_what_is_not_known_is_not_called_verified(store: Store):
     known = manifest_of(OLD)
     files = dict(known.files)
     files["config.json"] = manifest.FileState(3, 0)
-    files["sub/0.bin"] = manifest.FileState(1000, 0, "crc32c:00")
+    files["sub/0.bin"] = manifest.FileState(1000, 0, "whirlpool:00")
     target = store.target(REQUEST)
     publish(stage(store, OLD), target, manifest.Manifest(identity="org/name", source="s", location="l", files=files))
     (target / "model.fp16.safetensors").write_bytes(b"x")
     result = verify(model_at(target))
     assert (result.verified, result.unproven, result.added) == (3, 1, ("model.fp16.safetensors",))
     assert [(fault.file, fault.reason) for fault in result.faults] == [
-        ("sub/0.bin", "has a digest that cannot be checked here: 'crc32c'")
+        ("sub/0.bin", "has a digest that cannot be checked here: 'whirlpool'")
     ]
     (store.root / "mine").mkdir()
     with pytest.raises(ConfigError, match="put there by its user"):

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -19,8 +20,9 @@ from vllmrt.errors import (
     TransientSourceError,
     VllmrtError,
 )
-from vllmrt.transfer import ranges
+from vllmrt.transfer import hashing, ranges
 from vllmrt.transfer.engine import Engine, Progress
+from vllmrt.transfer.hashing import FileHash
 from vllmrt.transfer.journal import Journal
 from vllmrt.transfer.target import Target
 from vllmrt.types import Digest, RemoteFile
@@ -297,6 +299,50 @@ def test_git_names_a_blob_by_its_length_and_content(tmp_path: Path) -> None:
     digest = Digest("git-sha1", value="ce013625030ba8dba906f756967f9e9ca394464a")  # printf 'hello\n' | git hash-object
     transfer(tmp_path / "s", Origin({"a": content}), [RemoteFile("a", size=6, version="1", digest=digest)])
     assert (tmp_path / "s" / "a").read_bytes() == content
+
+
+# of "123456789" (CRC RevEng catalogue: CRC-32/ISCSI and CRC-64/NVME)
+CHECKS = [("crc32c", "e3069283"), ("crc64nvme", "ae8b14860a799888")]
+
+
+@pytest.mark.parametrize(("algorithm", "value"), CHECKS)
+def test_the_checksums_of_object_stores_are_checked(tmp_path: Path, algorithm: str, value: str) -> None:
+    def file(value: str) -> RemoteFile:
+        return RemoteFile("a", size=9, version="1", digest=Digest(algorithm, value=value))
+
+    transfer(tmp_path / "s", Origin({"a": b"123456789"}), [file(value.upper())])
+    with pytest.raises(IntegrityError):
+        transfer(tmp_path / "s", Origin({"a": b"123456789"}), [file("0" * len(value))])
+
+
+@pytest.mark.parametrize("algorithm", [algorithm for algorithm, _ in CHECKS])
+def test_a_checksum_is_the_same_in_whatever_order_the_ranges_come(tmp_path: Path, algorithm: str) -> None:
+    content = os.urandom(5 * MIB)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    digests = []
+    for path, pieces in ((whole, [(0, 5)]), (parts, [(3, 5), (1, 3), (0, 1)])):
+        path.write_bytes(content)
+        file = RemoteFile("a", size=len(content), version="1", digest=Digest(algorithm, value=""))
+        with path.open("rb") as written:
+            running = FileHash(file, written.fileno())
+            for start, stop in pieces:
+                running.arrived(start * MIB, stop * MIB)
+            assert running.complete
+            digests.append(running.digest())
+    assert digests[0] == digests[1]
+
+
+def test_without_awscrt_the_bytes_are_hashed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "awscrt", None)
+    hashing._checksums.cache_clear()
+    file = RemoteFile("a", size=1, version="1", digest=Digest("crc64nvme", value="0" * 16))
+    (tmp_path / "a").write_bytes(b"x")
+    with (tmp_path / "a").open("rb") as written:
+        running = FileHash(file, written.fileno(), [(0, 1)])
+        running.catch_up()
+    assert running.digest() == Digest("sha256", value=hashlib.sha256(b"x").hexdigest())
+    monkeypatch.undo()
+    hashing._checksums.cache_clear()
 
 
 def test_an_interrupt_ends_it_in_a_second_and_keeps_what_came(tmp_path: Path, contents: dict[str, bytes]) -> None:

@@ -219,7 +219,7 @@ def _fault(directory: Path, path: str, state: FileState) -> Fault | None:
 
 
 def _difference(descriptor: int, path: str, state: FileState) -> str | None:
-    from vllmrt.transfer.hashing import ALGORITHMS, FileHash
+    from vllmrt.transfer.hashing import FileHash, is_known
 
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
@@ -229,7 +229,7 @@ def _difference(descriptor: int, path: str, state: FileState) -> str | None:
     algorithm, _, value = state.digest.partition(":")
     if not state.digest:
         return None
-    if algorithm not in ALGORITHMS:
+    if not is_known(algorithm):
         return f"has a digest that cannot be checked here: {algorithm!a}"
     claimed = RemoteFile(path, size=state.size, version="", digest=Digest(algorithm, value=value))
     hashed = FileHash(claimed, descriptor, [(0, state.size)])

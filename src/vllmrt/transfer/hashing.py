@@ -5,25 +5,50 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vllmrt.transfer.ranges import Interval, merge
 from vllmrt.types import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from vllmrt.types import RemoteFile
 
 _BLOCK = 256 << 10
 """Bytes of a read: what has just been read is hashed while it is in the cache."""
-ALGORITHMS = frozenset({"sha256", "git-sha1", "md5", "sha1", "sha512"})
-"""What is checked of a source's digest; for any other the bytes are hashed with SHA-256 into the manifest."""
+_HASHES = frozenset({"sha256", "git-sha1", "md5", "sha1", "sha512"})
+_CRCS = {"crc32c": 8, "crc64nvme": 16}
+"""Hexadecimal digits of the checksums that object stores take themselves, at fifty times the speed of a SHA-256."""
 
 
 class _Hash(Protocol):
     def update(self, data: memoryview | bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
+
+
+class _Crc:
+    """A checksum that looks like a hash."""
+
+    def __init__(self, function: Callable[[memoryview | bytes, int], int], digits: int) -> None:
+        self._function = function
+        self._digits = digits
+        self._value = 0
+
+    def update(self, data: memoryview | bytes, /) -> None:
+        self._value = self._function(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:0{self._digits}x}"
+
+
+def is_known(algorithm: str) -> bool:
+    """Tell whether a digest can be checked here; for any other the bytes are hashed with SHA-256 into the manifest.
+
+    ``crc32c`` and ``crc64nvme`` are known where awscrt is installed, as it is with vllmrt-source-r2.
+    """
+    return algorithm in _HASHES or (algorithm in _CRCS and _checksums() is not None)
 
 
 class FileHash:
@@ -94,8 +119,19 @@ class FileHash:
             self._position += count
 
 
+@cache
+def _checksums() -> Any:
+    try:
+        from awscrt import checksums  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        return None
+    return checksums
+
+
 def _new(file: RemoteFile) -> tuple[str, _Hash]:
-    algorithm = file.digest.algorithm if file.digest and file.digest.algorithm in ALGORITHMS else "sha256"
+    algorithm = file.digest.algorithm if file.digest and is_known(file.digest.algorithm) else "sha256"
+    if algorithm in _CRCS:
+        return algorithm, _Crc(getattr(_checksums(), algorithm), _CRCS[algorithm])
     if algorithm == "git-sha1":
         # a blob's name in git: the hash of a header and the content
         return algorithm, hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
