@@ -7,6 +7,8 @@ import errno
 import os
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+WORTHWHILE = 1 << 20
+"""Bytes; for less, a call costs more than it gains."""
 _WRITE = 2
 """SYNC_FILE_RANGE_WRITE of sync_file_range(2)."""
 
@@ -20,7 +22,7 @@ def reserve(descriptor: int, size: int) -> None:
         OSError: there is not enough space, or the file cannot be written.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if size and libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+    if size >= WORTHWHILE and libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
         code = ctypes.get_errno()
         if code in _FULL:
             raise OSError(code, os.strerror(code))
@@ -33,5 +35,5 @@ def write_back(descriptor: int, start: int, stop: int) -> None:
     A hint: it promises nothing, and is passed over where the system does not know it.
     """
     function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None:
+    if function is not None and stop - start >= WORTHWHILE:
         function(descriptor, ctypes.c_int64(start), ctypes.c_int64(stop - start), ctypes.c_uint(_WRITE))

@@ -219,15 +219,18 @@ class Engine:
     def _watch(self, report: Callable[[Progress], None]) -> None:
         """Wait for the workers; give up those that stall, report, and sync now and then."""
         synced = time.monotonic()
-        while any(worker.is_alive() for worker in self._workers):
+        while not self._over():
             with self._changed:
-                self._changed.wait(_TICK)
+                self._changed.wait_for(self._over, _TICK)
             self._give_up_stalled()
             report(self.progress())
             if time.monotonic() - synced > _SYNC_EVERY:
                 synced = time.monotonic()
                 threading.Thread(target=self._sync, daemon=True).start()
         report(self.progress())
+
+    def _over(self) -> bool:
+        return self._stopped or not (self._tasks or self._in_flight)
 
     def progress(self) -> Progress:
         """Return how far the transfer is."""

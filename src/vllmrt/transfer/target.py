@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from vllmrt.transfer.journal import Journal
     from vllmrt.types import Digest, RemoteFile
 
-_WORTH_WRITING_BACK = 1 << 20
-"""Bytes; for less, the call costs more than it saves."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -67,8 +65,7 @@ class Target:
         """Note in the journal that these bytes are here, and hash whatever can be."""
         descriptor, running = self._opened()
         if start < stop:
-            if stop - start >= _WORTH_WRITING_BACK:
-                blocks.write_back(descriptor, start, stop)
+            blocks.write_back(descriptor, start, stop)
             self._journal.record(self.file, start, stop)
             running.arrived(start, stop)
         else:
