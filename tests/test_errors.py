@@ -15,6 +15,7 @@ CODES = {
     "VllmrtError": 1,
     "ConfigError": 1,
     "PluginError": 1,
+    "GpuUnhealthy": 1,
     "SourceError": 1,
     "TransientSourceError": 1,
     "ChangedError": 1,

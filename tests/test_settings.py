@@ -171,7 +171,22 @@ def test_a_value_outside_the_bound_names_variable_value_and_bound(row: Reference
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize("row", REFERENCE, ids=by_variable)
+UNSET_BY_BLANK = [row for row in REFERENCE if row.name != "CUDA_VISIBLE_DEVICES"]
+
+
+def test_an_empty_list_of_visible_gpus_is_not_the_same_as_none() -> None:
+    assert load(CUDA_VISIBLE_DEVICES="").cuda_visible_devices == ""
+    assert load(VLLMRT_CUDA_VISIBLE_DEVICES="", CUDA_VISIBLE_DEVICES="1").cuda_visible_devices == ""
+    assert load().cuda_visible_devices is None
+
+
+@pytest.mark.parametrize("value", ["-1", "all", "GPU-", "0;1", "12345", "gpu-1", "MIG-a b", "\u0661"])
+def test_a_gpu_to_check_is_an_index_or_a_uuid(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"VLLM_GPU_DEVICES=.* is not a comma-separated list of indices and UUIDs"):
+        load(VLLM_GPU_DEVICES=value)
+
+
+@pytest.mark.parametrize("row", UNSET_BY_BLANK, ids=by_variable)
 def test_an_empty_value_is_unset(row: Reference) -> None:
     loaded = layers.load({row.name: "", own_name(row.name): ""})
     assert loaded.settings == Settings()

@@ -59,6 +59,10 @@ class PluginError(VllmrtError):
     """
 
 
+class GpuUnhealthy(VllmrtError):
+    """A GPU that the engine would use is missing, too hot, too full or too busy."""
+
+
 class SourceError(VllmrtError):
     """For source plugins to raise: this source cannot give the model, and asking again will not help."""
 

@@ -100,6 +100,10 @@ def vllmrt_gpu_probes(settings: Settings) -> Iterable[GpuProbe]:  # type: ignore
         [project.entry-points."vllmrt.gpu_probes"]
         acme-inventory = "acme_gpu"
 
+    ``VLLMRT_GPU_PROBES=acme-inventory,nvml`` then asks it first. A probe is loaded and asked in a child process, which
+    is killed after VLLMRT_GPU_PROBE_TIMEOUT seconds. If it hangs or crashes there, it costs its answer and no more;
+    what it prints is lost.
+
     Args:
         settings: the run's settings.
 

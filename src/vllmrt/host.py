@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from vllmrt import discovery
 from vllmrt.errors import ConfigError, PluginError, SourceError
-from vllmrt.types import Candidate, Finding, Severity, Skip
+from vllmrt.types import Candidate, Finding, GpuStatus, Severity, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -97,12 +97,7 @@ class PluginHost:
         Raises:
             PluginError: it cannot be imported, or offers no source of that name.
         """
-        offered = self._guarded(entry, "loading", lambda: self._offered(entry, "vllmrt_sources"))
-        for name, source, _ in offered:
-            if name == entry.name and callable(getattr(source, "probe", None)):
-                return Source(entry, source)
-        kinds = ", ".join(kind for _, _, kind in offered) or "nothing"
-        raise PluginError(f"{entry.owner}: offers no source called {entry.name}, but {kinds}", hint=_disable(entry))
+        return Source(entry, self._registered(entry, "vllmrt_sources", "source", "probe"))
 
     def validators(self) -> list[Guard]:
         """Load every validator.
@@ -123,10 +118,18 @@ class PluginHost:
             SourceError: as the source raised it; PluginError for anything else that it does.
         """
         answer = self._guarded(source.entry, "probe", lambda: _drain(source.object.probe(request)))
-        if isinstance(answer, Skip):
-            _typed(source.entry, "probe", (answer,), Skip)
-            return answer
-        return _typed(source.entry, "probe", answer, Candidate)
+        return _skipped(source.entry, "probe", answer) or _typed(source.entry, "probe", answer, Candidate)
+
+    def read_gpus(self, entry: EntryPoint, devices: tuple[str, ...]) -> tuple[GpuStatus, ...] | Skip:
+        """Load a GPU probe and ask it; `vllmrt.gpu.child` is where this may be done.
+
+        Raises:
+            PluginError: it cannot be loaded, raised, or answered something else than GPUs. Their fields are not
+                checked here, but by whoever reads what the child wrote.
+        """
+        probe = self._registered(entry, "vllmrt_gpu_probes", "GPU probe", "read")
+        answer = self._guarded(entry, "read", lambda: _drain(probe.read(devices)))
+        return _skipped(entry, "read", answer) or _typed(entry, "read", answer, GpuStatus)
 
     def opener(self, source: Source, candidate: Candidate) -> Callable[[RemoteFile, int, int], ReadableRange]:
         """Return what opens the bytes of a candidate's files.
@@ -157,6 +160,15 @@ class PluginHost:
             if not isinstance(name, str) or not callable(getattr(validator, "check", None)):
                 raise PluginError(f"{entry.owner}: {kind} is no validator", hint=_disable(entry))
         return [Guard(entry, name, validator) for name, validator, _ in offered]
+
+    def _registered(self, entry: EntryPoint, hook: str, what: str, method: str) -> Any:
+        """Load the object that a plugin registers under the name of its entry point."""
+        offered = self._guarded(entry, "loading", lambda: self._offered(entry, hook))
+        for name, found, _ in offered:
+            if name == entry.name and callable(getattr(found, method, None)):
+                return found
+        kinds = ", ".join(kind for _, _, kind in offered) or "nothing"
+        raise PluginError(f"{entry.owner}: offers no {what} called {entry.name}, but {kinds}", hint=_disable(entry))
 
     def _offered(self, entry: EntryPoint, hook: str) -> list[tuple[Any, Any, str]]:
         """Import one plugin, register it, and drain what its implementation of the hook returns: name, object, type."""
@@ -242,11 +254,15 @@ def _typed(entry: EntryPoint, what: str, answer: Any, kind: type[T]) -> tuple[T,
         if not isinstance(item, kind):
             fault = f"{what} gave a {type(item).__name__}, not a {kind.__name__}"
             raise PluginError(f"{entry.owner}: {fault}", hint=_disable(entry))
-        for field, kinds in _SHAPES[kind].items():
+        for field, kinds in _SHAPES.get(kind, {}).items():
             if not isinstance(getattr(item, field), kinds):
                 wrong = f"{what} gave a {kind.__name__} whose {field} is a {type(getattr(item, field)).__name__}"
                 raise PluginError(f"{entry.owner}: {wrong}", hint=_disable(entry))
     return tuple(answer)
+
+
+def _skipped(entry: EntryPoint, what: str, answer: Any) -> Skip | None:
+    return _typed(entry, what, (answer,), Skip)[0] if isinstance(answer, Skip) else None
 
 
 def _said(error: BaseException) -> str:

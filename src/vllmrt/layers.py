@@ -51,7 +51,8 @@ class Row(NamedTuple):
             return "0 or 1" if self.var.strict else "one of true, false, 1, 0, yes, no"
         if get_origin(self.kind) is tuple:
             item = get_args(self.kind)[0]
-            what = f"of {', '.join(get_args(item))}" if get_origin(item) is Literal else "of names"
+            literal = f"of {', '.join(get_args(item))}" if get_origin(item) is Literal else "of names"
+            what = self._meta("description") or literal
             return f"a comma-separated list {what}"
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(get_args(self.kind))}"
@@ -104,7 +105,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = No
     """Build the settings of one run.
 
     Args:
-        environ: the environment; an empty value counts as unset, as in ``${VAR:-default}``.
+        environ: the environment; an empty value counts as unset, as in ``${VAR:-default}``, but for `Var.blank`.
         flags: values of the command line by field, as text; None unsets what a lower layer says.
 
     Raises:
@@ -134,7 +135,7 @@ def _find(row: Row, environ: Mapping[str, str], flags: Mapping[str, str | None],
         value = flags[row.field]
         return None if value is None else _Raw(value, row.var.flag or "the command line")
     for name in row.names:
-        if environ.get(name):
+        if environ.get(name) or (row.var.blank and name in environ):
             return _Raw(environ[name], name)
     if row.field in file.values:
         return _Raw(file.values[row.field], f"{row.field} in {file.path}")

@@ -18,6 +18,9 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Conditions = tuple[GpuCondition, ...]
 Text = Annotated[str, Meta(min_length=1)]
 Names = tuple[Text, ...]
+# what follows GPU- or MIG- is hexadecimal, or the old form GPU-.../1/0 of a MIG instance
+Device = Annotated[str, Meta(pattern=r"^([0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+)$")]
+Devices = Annotated[tuple[Device, ...], Meta(description="of indices and UUIDs (GPU-…, MIG-…)")]
 Sources = Annotated[tuple[Text, ...], Meta(min_length=1)]
 Word = Annotated[str, Meta(pattern=r"^\S+$")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -41,6 +44,7 @@ class Var(NamedTuple):
         strict: True for the booleans of the reference that accept ``0`` and ``1`` only.
         secret: True when no output may show the value.
         engine: True when vLLM defines `old` with the same meaning, so that the server's environment keeps it.
+        blank: True when an empty variable has a meaning of its own, instead of being unset.
     """
 
     section: str
@@ -50,6 +54,7 @@ class Var(NamedTuple):
     strict: bool = False
     secret: bool = False
     engine: bool = False
+    blank: bool = False
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -270,11 +275,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         Conditions, Var("preflight", "VLLM_GPU_FAIL_ON", "What stops the start, instead of a warning")
     ] = ("temperature",)
     gpu_devices: Annotated[
-        Names, Var("preflight", "VLLM_GPU_DEVICES", "GPUs to check, by index or UUID; unset: CUDA_VISIBLE_DEVICES")
+        Devices, Var("preflight", "VLLM_GPU_DEVICES", "GPUs to check, by index or UUID; unset: CUDA_VISIBLE_DEVICES")
     ] = ()
     cuda_visible_devices: Annotated[
-        str | None, Var("preflight", "CUDA_VISIBLE_DEVICES", "GPUs that the engine may use")
+        str | None,
+        Var("preflight", "CUDA_VISIBLE_DEVICES", "GPUs that the engine may use; empty: none of them", blank=True),
     ] = None
+    gpu_probes: Annotated[Names, Var("preflight", None, "Ways to read the GPUs, the first that answers")] = (
+        "nvml",
+        "nvidia-smi",
+    )
+    gpu_probe_timeout: Annotated[
+        Seconds, Var("preflight", None, "Seconds that one GPU probe may take, until it is killed")
+    ] = 10.0
     allow_other_uid_kill: Annotated[
         bool, Var("preflight", "VLLM_ALLOW_OTHER_UID_KILL", "Also stop a stale vLLM of another user", strict=True)
     ] = False

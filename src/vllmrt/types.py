@@ -19,6 +19,7 @@ __all__ = [
     "Digest",
     "Finding",
     "GpuProbe",
+    "GpuProcess",
     "GpuStatus",
     "ModelRequest",
     "ModelSource",
@@ -190,19 +191,38 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that holds memory of a GPU.
+
+    Attributes:
+        pid: its number.
+        memory: bytes, None where the driver does not say.
+        name: what it is called; None lets the core look it up.
+    """
+
+    pid: int
+    _: KW_ONLY
+    memory: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GpuStatus:
     """One GPU at one moment.
 
     Attributes:
-        index: the driver's number of it.
+        index: the driver's number of it; of a MIG instance, that of the GPU it is a part of.
         uuid: ``GPU-…`` or ``MIG-…``.
         name: the product's name.
-        memory_total: bytes.
+        memory_total: bytes; 0 where the device does not say, such as one that shares the CPU's memory.
         memory_free: bytes.
         temperature_c: degrees Celsius, None where the device does not say.
         utilization_pct: 0 to 100, None where the device does not say (a MIG instance).
         pstate: ``P0`` to ``P15``.
-        throttle_reasons: why the clocks are held down, as words.
+        throttle_reasons: why the clocks are held down, as words (`vllmrt.gpu.throttle`).
+        aliases: other names by which a user may mean it, such as ``MIG-GPU-…/1/0``.
+        processes: those that hold its memory, as far as they are known.
+        fault: why it is there and cannot be used; its other values then mean nothing.
     """
 
     index: int
@@ -215,6 +235,9 @@ class GpuStatus:
     utilization_pct: int | None = None
     pstate: str | None = None
     throttle_reasons: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +296,16 @@ class RemoteSource(ModelSource, Protocol):
 
 
 class GpuProbe(Protocol):
-    """Reads the GPUs of this machine."""
+    """Reads the GPUs of this machine; it runs in a child process (`vllmrt.gpu.child`)."""
 
     name: str
 
     def read(self, devices: tuple[str, ...]) -> Sequence[GpuStatus] | Skip:
-        """Return the GPUs named by index or UUID, all of them for an empty tuple, or why they cannot be read."""
+        """Return the GPUs named by index or UUID, all of them for an empty tuple, or why they cannot be read.
+
+        A UUID may be cut short after any character. All of them being none means that there is a driver without a
+        GPU, which stops the start; a machine without a driver is a `Skip`.
+        """
 
 
 class Validator(Protocol):
