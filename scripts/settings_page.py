@@ -13,8 +13,9 @@ Made from the table in `src/vllmrt/settings.py` by `make settings-page`; do not 
 
 A flag wins over its `VLLMRT_` variable, that over the old name, that over the settings file, that over the default. An
 empty variable counts as unset, except `CUDA_VISIBLE_DEVICES`. The settings file is TOML with the names of the first
-column as keys; it is `settings.toml` in the user's configuration directory (`~/.config/vllmrt`), or what `VLLMRT_SETTINGS_FILE` names, and
-never one from the current directory. `vllmrt config show` prints every value and where it came from.
+column as keys; it is `settings.toml` in the user's configuration directory (`~/.config/vllmrt`), or what
+`VLLMRT_SETTINGS_FILE` names, and never one from the current directory. `vllmrt config show` prints every value and
+where it came from.
 
 All values that cannot be used are reported at once, with exit code 1.
 """

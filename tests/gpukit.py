@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ from vllmrt.errors import VllmrtError
 from vllmrt.gpu.report import refuse
 from vllmrt.host import PluginHost
 
-settings = layers.load(os.environ).settings
 start = time.monotonic()
 try:
+    settings = layers.load(os.environ).settings
     report = gpu.check(settings, PluginHost(settings))
     told = report.as_json()
     told["imported"] = "pynvml" in sys.modules
@@ -88,3 +89,15 @@ def run_check(environ: Mapping[str, str], *, library: Path | None = None, smi: P
     assert len(done.stdout.splitlines()) == 1, "a probe printed"
     told: dict[str, Any] = json.loads(done.stdout)
     return told
+
+
+def is_gone(pid: int) -> bool:
+    """Wait until a process has ended; whoever inherits it may take his time to reap it."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.02)
+    return False

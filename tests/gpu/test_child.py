@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from gpukit import is_gone
 
 from vllmrt.gpu import child
 from vllmrt.types import Skip
@@ -80,19 +81,6 @@ def test_what_a_child_started_is_killed_with_it(tmp_path: Path) -> None:
 
     assert "no answer" in reason(call, 0.5)
     assert is_gone(int((tmp_path / "pid").read_text()))
-
-
-def is_gone(pid: int) -> bool:
-    """Wait until a process has ended; whoever inherits it may take his time to reap it."""
-    for _ in range(100):
-        try:
-            with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123 - one read
-                if stat.read().rpartition(")")[2].split()[0] in "ZX":
-                    return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_child_that_cannot_be_killed_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
