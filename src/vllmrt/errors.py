@@ -59,8 +59,8 @@ class PluginError(VllmrtError):
     """
 
 
-class GpuUnhealthy(VllmrtError):
-    """A GPU that the engine would use is missing, too hot, too full or too busy."""
+class ClassifierError(PluginError):
+    """A process classifier that broke: whose the port is cannot be said, and nothing is stopped."""
 
 
 class SourceError(VllmrtError):
@@ -127,6 +127,48 @@ class IntegrityError(VllmrtError):
     """Bytes differ from the digest that their source publishes."""
 
     exit_code = ExitCode.INTEGRITY
+
+
+class PreflightError(VllmrtError):
+    """The port or the GPUs are not fit to serve.
+
+    Args:
+        message: as in `VllmrtError`.
+        hint: as in `VllmrtError`.
+        facts: what the contract's JSON object says besides: the port, the processes that are in the way, the GPUs.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, facts: Mapping[str, object] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.facts = dict(facts or {})
+
+
+class GpuUnhealthy(PreflightError):
+    """A GPU that the engine would use is missing, too hot, too full or too busy."""
+
+
+class PortForeign(PreflightError):
+    """What listens is not vLLM, or is protected."""
+
+    exit_code = ExitCode.PORT_FOREIGN
+
+
+class PortOtherUser(PreflightError):
+    """What listens is a vLLM of another user."""
+
+    exit_code = ExitCode.PORT_OTHER_USER
+
+
+class PortUnattributable(PreflightError):
+    """It cannot be said who listens, or what that is."""
+
+    exit_code = ExitCode.PORT_UNATTRIBUTABLE
+
+
+class PortStillBound(PreflightError):
+    """The port is not free, although what held it was stopped."""
+
+    exit_code = ExitCode.PORT_STILL_BOUND
 
 
 class ServeRefused(VllmrtError):

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import threading
 from operator import attrgetter
-from pathlib import PurePath
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from vllmrt import discovery
-from vllmrt.errors import ConfigError, PluginError, SourceError
-from vllmrt.types import Candidate, Finding, GpuStatus, Severity, Skip
+from vllmrt.boundary import disable_hint, skipped, typed
+from vllmrt.errors import ClassifierError, ConfigError, PluginError, SourceError
+from vllmrt.types import Candidate, Finding, GpuStatus, Skip, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     import pluggy
+    from pluggy import HookImpl
 
     from vllmrt.discovery import EntryPoint
     from vllmrt.settings import Settings
-    from vllmrt.types import ModelRequest, ModelSource, ModelTree, ReadableRange, RemoteFile, Validator
+    from vllmrt.types import ModelRequest, ModelSource, ModelTree, ProcessInfo, ReadableRange, RemoteFile, Validator
 
 
 T = TypeVar("T")
@@ -118,7 +120,7 @@ class PluginHost:
             SourceError: as the source raised it; PluginError for anything else that it does.
         """
         answer = self._guarded(source.entry, "probe", lambda: _drain(source.object.probe(request)))
-        return _skipped(source.entry, "probe", answer) or _typed(source.entry, "probe", answer, Candidate)
+        return skipped(source.entry, "probe", answer) or typed(source.entry, "probe", answer, Candidate)
 
     def read_gpus(self, entry: EntryPoint, devices: tuple[str, ...]) -> tuple[GpuStatus, ...] | Skip:
         """Load a GPU probe and ask it; `vllmrt.gpu.child` is where this may be done.
@@ -129,7 +131,7 @@ class PluginHost:
         """
         probe = self._registered(entry, "vllmrt_gpu_probes", "GPU probe", "read")
         answer = self._guarded(entry, "read", lambda: _drain(probe.read(devices)))
-        return _skipped(entry, "read", answer) or _typed(entry, "read", answer, GpuStatus)
+        return skipped(entry, "read", answer) or typed(entry, "read", answer, GpuStatus)
 
     def opener(self, source: Source, candidate: Candidate) -> Callable[[RemoteFile, int, int], ReadableRange]:
         """Return what opens the bytes of a candidate's files.
@@ -140,7 +142,7 @@ class PluginHost:
         opener = getattr(source.object, "open", None)
         if not callable(opener):
             entry = source.entry
-            raise PluginError(f"{entry.owner}: {entry.name} offers files, but has no open()", hint=_disable(entry))
+            raise PluginError(f"{entry.owner}: {entry.name} offers files, but has no open()", hint=disable_hint(entry))
         return lambda file, start, stop: opener(candidate, file, start, stop)
 
     def check(self, guard: Guard, tree: ModelTree) -> tuple[Finding, ...]:
@@ -152,13 +154,45 @@ class PluginHost:
         what = f"validator {guard.name}"
         # No time limit: a validator may read every byte of the model, and what guards is not hurried.
         answer = self._guarded(guard.entry, what, lambda: _drain(guard.object.check(tree)), limited=False)
-        return _typed(guard.entry, "check", answer, Finding)
+        return typed(guard.entry, "check", answer, Finding)
+
+    def verdicts(self, processes: Sequence[ProcessInfo]) -> list[Verdict | None]:
+        """Ask every classifier about every process; one PROTECTED outweighs every VLLM.
+
+        Raises:
+            ClassifierError: one raised, or answered something else than a verdict. PluginError: one cannot be loaded.
+        """
+        answers: list[set[Verdict | None]] = [set() for _ in processes]
+        for entry, hook in self._classifiers():
+            for answer, verdict in zip(answers, self._judge(entry, hook, processes), strict=True):
+                answer.add(verdict)
+        return [next((one for one in (Verdict.PROTECTED, Verdict.VLLM) if one in answer), None) for answer in answers]
+
+    def _classifiers(self) -> list[tuple[EntryPoint, HookImpl]]:
+        name, found = "vllmrt_classify_process", []
+        for entry in self.installed(discovery.PLUGINS):
+            hooks = self._guarded(entry, "loading", functools.partial(self._hooks, entry, name))
+            found += [(entry, hook) for hook in hooks]
+        return found
+
+    def _judge(self, entry: EntryPoint, hook: HookImpl, processes: Sequence[ProcessInfo]) -> list[Verdict | None]:
+        def ask() -> list[Verdict | None]:
+            given = [{"process": process, "settings": self._settings} for process in processes]
+            call = cast("Any", hook.function)
+            return [call(*[values[name] for name in hook.argnames]) for values in given]
+
+        try:
+            verdicts = self._guarded(entry, "vllmrt_classify_process", ask)
+            typed(entry, "vllmrt_classify_process", tuple(one for one in verdicts if one is not None), Verdict)
+        except (PluginError, SourceError) as error:
+            raise ClassifierError(str(error), hint=error.hint) from error
+        return verdicts
 
     def _ask(self, entry: EntryPoint) -> list[Guard]:
         offered = self._guarded(entry, "loading", lambda: self._offered(entry, "vllmrt_validators"))
         for name, validator, kind in offered:
             if not isinstance(name, str) or not callable(getattr(validator, "check", None)):
-                raise PluginError(f"{entry.owner}: {kind} is no validator", hint=_disable(entry))
+                raise PluginError(f"{entry.owner}: {kind} is no validator", hint=disable_hint(entry))
         return [Guard(entry, name, validator) for name, validator, _ in offered]
 
     def _registered(self, entry: EntryPoint, hook: str, what: str, method: str) -> Any:
@@ -168,17 +202,21 @@ class PluginHost:
             if name == entry.name and callable(getattr(found, method, None)):
                 return found
         kinds = ", ".join(kind for _, _, kind in offered) or "nothing"
-        raise PluginError(f"{entry.owner}: offers no {what} called {entry.name}, but {kinds}", hint=_disable(entry))
+        raise PluginError(f"{entry.owner}: offers no {what} called {entry.name}, but {kinds}", hint=disable_hint(entry))
 
     def _offered(self, entry: EntryPoint, hook: str) -> list[tuple[Any, Any, str]]:
         """Import one plugin, register it, and drain what its implementation of the hook returns: name, object, type."""
-        plugin = self._load(entry)
         return [
             (getattr(item, "name", None), item, type(item).__name__)
-            for implementation in getattr(self._pluggy().hook, hook).get_hookimpls()
-            if implementation.plugin is plugin
-            for item in implementation.function(*[self._settings for _ in implementation.argnames])
+            for implementation in self._hooks(entry, hook)
+            for item in cast("Any", implementation.function)(*[self._settings for _ in implementation.argnames])
         ]
+
+    def _hooks(self, entry: EntryPoint, hook: str) -> list[HookImpl]:
+        """Import one plugin, register it, and return its implementations of a hook."""
+        plugin = self._load(entry)
+        implementations = getattr(self._pluggy().hook, hook).get_hookimpls()
+        return [implementation for implementation in implementations if implementation.plugin is plugin]
 
     def _load(self, entry: EntryPoint) -> object:
         module, _, attribute = entry.value.partition(":")
@@ -222,47 +260,14 @@ class PluginHost:
         _wait(thread, min(self._settings.plugin_timeout, threading.TIMEOUT_MAX) if limited else None)
         if not box:
             seconds = f"{self._settings.plugin_timeout:g} s"
-            raise PluginError(f"{entry.owner}: {what} gave no answer in {seconds}", hint=_disable(entry))
+            raise PluginError(f"{entry.owner}: {what} gave no answer in {seconds}", hint=disable_hint(entry))
         answer = box[0]
         if isinstance(answer, SourceError):
             raise answer
         if isinstance(answer, BaseException):
             fault = f"{type(answer).__name__}: {_said(answer)}"
-            raise PluginError(f"{entry.owner}: {what} failed: {fault}", hint=_disable(entry)) from answer
+            raise PluginError(f"{entry.owner}: {what} failed: {fault}", hint=disable_hint(entry)) from answer
         return answer
-
-
-_TEXT, _PATH = (str,), (PurePath, type(None))
-_MAYBE_TEXT = (str, type(None))
-_SHAPES: dict[type, dict[str, tuple[type, ...]]] = {
-    Candidate: {
-        "location": _TEXT,
-        "path": _PATH,
-        "root": _PATH,
-        "files": (tuple,),
-        "revision": _MAYBE_TEXT,
-        "hf_home": _PATH,
-    },
-    Skip: {"reason": _TEXT, "hint": _MAYBE_TEXT},
-    Finding: {"severity": (Severity,), "message": _TEXT, "code": _TEXT, "file": _MAYBE_TEXT},
-}
-
-
-def _typed(entry: EntryPoint, what: str, answer: Any, kind: type[T]) -> tuple[T, ...]:
-    """Check every value that crosses the boundary, down to its fields: a dataclass does not."""
-    for item in answer if isinstance(answer, tuple) else (answer,):
-        if not isinstance(item, kind):
-            fault = f"{what} gave a {type(item).__name__}, not a {kind.__name__}"
-            raise PluginError(f"{entry.owner}: {fault}", hint=_disable(entry))
-        for field, kinds in _SHAPES.get(kind, {}).items():
-            if not isinstance(getattr(item, field), kinds):
-                wrong = f"{what} gave a {kind.__name__} whose {field} is a {type(getattr(item, field)).__name__}"
-                raise PluginError(f"{entry.owner}: {wrong}", hint=_disable(entry))
-    return tuple(answer)
-
-
-def _skipped(entry: EntryPoint, what: str, answer: Any) -> Skip | None:
-    return _typed(entry, what, (answer,), Skip)[0] if isinstance(answer, Skip) else None
 
 
 def _said(error: BaseException) -> str:
@@ -282,7 +287,3 @@ def _wait(thread: threading.Thread, seconds: float | None) -> None:
 def _drain(answer: Any) -> Any:
     """Take everything from an iterable while the guard still watches."""
     return answer if isinstance(answer, Skip) else tuple(answer)
-
-
-def _disable(entry: EntryPoint) -> str:
-    return f"upgrade it, or do without it: VLLMRT_DISABLE_PLUGINS={entry.distribution}"

@@ -292,11 +292,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool, Var("preflight", "VLLM_ALLOW_OTHER_UID_KILL", "Also stop a stale vLLM of another user", strict=True)
     ] = False
     stop_timeout: Annotated[
-        WholeSeconds, Var("preflight", "VLLM_STOP_TIMEOUT", "Seconds from SIGTERM until the port must be free")
+        WholeSeconds, Var("preflight", "VLLM_STOP_TIMEOUT", "Seconds from SIGTERM to SIGKILL", flag="--stop-timeout")
     ] = 15
     process_signatures: Annotated[
-        Names, Var("preflight", "VLLM_PROCESS_SIGNATURES", "Further command lines that are vLLM")
+        Names, Var("preflight", "VLLM_PROCESS_SIGNATURES", "Further programs, scripts or modules that are vLLM")
     ] = ()
+    process_name_prefix: Annotated[
+        Word, Var("preflight", "VLLM_PROCESS_NAME_PREFIX", "Prefix of the titles of vLLM's processes", engine=True)
+    ] = "VLLM"
+    reap_orphans: Annotated[
+        bool,
+        Var("preflight", None, "Stop engines of one's own that have lost their launcher", flag="--reap-orphans"),
+    ] = False
     preflight_lockfile: Annotated[
         Path | None, Var("preflight", "VLLM_PREFLIGHT_LOCKFILE", "Lock of the preflight; unset: one per port in /tmp")
     ] = None

@@ -12,7 +12,7 @@ from modelkit import make_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ["up", "plan", "resolve", "serve", "smoke", "models", "plugins", "config"]
+COMMANDS = ["up", "plan", "preflight", "resolve", "serve", "smoke", "models", "plugins", "config"]
 BOOM = "raise SystemExit('imported')\n"
 
 

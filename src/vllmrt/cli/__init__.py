@@ -7,6 +7,10 @@ import os
 import sys
 
 
+class Status(SystemExit):
+    """An exit status that is meant: 2 is the preflight's or a child's then, and not click's for a wrong usage."""
+
+
 def main() -> None:
     """Run the command line and exit with its status."""
     # Start-up only makes objects that stay; collecting among them takes a tenth of its time.

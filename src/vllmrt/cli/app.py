@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vllmrt.cli import Status
 from vllmrt.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-COMMANDS = ("up", "plan", "resolve", "serve", "smoke", "models", "plugins", "config")
+COMMANDS = ("up", "plan", "preflight", "resolve", "serve", "smoke", "models", "plugins", "config")
 """Each is a module of this package with an ``app``."""
 
 _CLICK_USAGE = 2
@@ -68,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
         typer.main.get_command(app).main(args=ours, prog_name="vllmrt", obj=extra)
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        if code != _CLICK_USAGE:
+        if code != _CLICK_USAGE or isinstance(leaving, Status):
             return code
         if "--json" in ours:
             typer.echo('{"ok": false, "code": 64, "class": "UsageError", "error": "see stderr", "hint": null}')

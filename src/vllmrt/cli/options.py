@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 import typer
 
 from vllmrt import layers
-from vllmrt.errors import ExitCode, ResolveError, UsageError, VllmrtError
+from vllmrt.cli import Status
+from vllmrt.errors import ExitCode, PreflightError, ResolveError, UsageError, VllmrtError
 from vllmrt.events import Event, renderer, to_json
 from vllmrt.identity import parse_model
 
@@ -59,12 +60,15 @@ class Run(NamedTuple):
         self.print(to_json(value))
 
 
-def command(*wanted: str, takes_extra: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    *wanted: str, takes_extra: bool = False, json_setting: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a function ``f(run, …)`` the flags of some rows of the settings table, and the options of every command.
 
     Args:
         wanted: sections of `vllmrt.settings.Var`, or single fields; ``model`` adds the MODEL argument.
         takes_extra: whether arguments may follow ``--``.
+        json_setting: the field that asks for JSON as ``--json`` does.
     """
     rows = [row for row in layers.rows() if row.var.flag and {row.var.section, row.field} & set(wanted)]
 
@@ -77,18 +81,26 @@ def command(*wanted: str, takes_extra: bool = False) -> Callable[[Callable[..., 
             flags: dict[str, str | None] = {
                 row.field: _text(value) for row in rows if (value := given.pop(row.field)) is not None
             }
+            common["json"] |= _asks_for_json(json_setting)
             with _reporting(**common) as (emit, out):
                 _check_usage(ctx, common["log_format"], takes_extra=takes_extra)
                 flags.update(_model_flags(given.pop("model", None), flags.get("model_revision")))
                 loaded = layers.load(os.environ, flags)
                 for warning in loaded.warnings:
                     emit(Event("settings.warning", "settings", warning, "warning"))
-                function(Run(loaded, emit, common["json"], ctx.obj or (), out), **given)
+                json = common["json"] or bool(json_setting and getattr(loaded.settings, json_setting))
+                function(Run(loaded, emit, json, ctx.obj or (), out), **given)
 
         _sign(wrapper, function, rows, {"model": Model} if "model" in wanted else {})
         return wrapper
 
     return decorate
+
+
+def _asks_for_json(setting: str | None) -> bool:
+    """Look ahead: settings that cannot be read are reported as JSON too."""
+    names = [name for row in layers.rows() if row.field == setting for name in row.names]
+    return next((os.environ[name] for name in names if os.environ.get(name)), "0") == "1"
 
 
 def _check_usage(ctx: typer.Context, log_format: str | None, *, takes_extra: bool) -> None:
@@ -164,7 +176,7 @@ def _reporting(*, json: bool, log_format: str | None, verbose: bool) -> Iterator
         facts = _report(known, emit)
         if json:
             out.write(to_json(facts) + "\n")
-        raise SystemExit(known.exit_code) from None
+        raise Status(known.exit_code) from None
     except KeyboardInterrupt as interrupt:
         emit(Event("interrupted", "stopped", "what was fetched is kept; the next run goes on from there", "warning"))
         raise SystemExit(128 + (SIGTERM if isinstance(interrupt, _Terminated) else SIGINT)) from None
@@ -197,8 +209,10 @@ def _report(error: VllmrtError, emit: Emit) -> dict[str, object]:
     emit(Event("error", "error", error.message, "error", facts))
     if error.hint:
         emit(Event("hint", "hint", error.hint))
-    attempts = {"attempts": error.attempts} if isinstance(error, ResolveError) else {}
-    return {"ok": False, **facts, "error": error.message, "hint": error.hint, **attempts}
+    more: dict[str, object] = {"attempts": error.attempts} if isinstance(error, ResolveError) else {}
+    if isinstance(error, PreflightError):
+        more = error.facts
+    return {"ok": False, **facts, "error": error.message, "hint": error.hint, **more}
 
 
 def _report_bug(error: Exception, emit: Emit, *, verbose: bool) -> dict[str, object]:

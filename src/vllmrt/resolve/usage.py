@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from vllmrt.procfs import PROC, ProcFs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-_PROC = Path("/proc")
 _DELETED = " (deleted)"
 
 
@@ -46,7 +47,7 @@ class _Watched(NamedTuple):
     names: frozenset[str]
 
 
-def usage(directories: Sequence[Path], proc: Path = _PROC) -> Usage:
+def usage(directories: Sequence[Path], proc: Path = PROC) -> Usage:
     """Look through all processes but this one and those that started it: a shell, sudo.
 
     A process uses a directory when a descriptor, a mapping, its working directory or a word of its command line leads
@@ -59,7 +60,7 @@ def usage(directories: Sequence[Path], proc: Path = _PROC) -> Usage:
     watched = [_watch(directory) for directory in directories]
     users: dict[Path, list[User]] = {}
     unknown = 0
-    ours = set(_ancestry(proc))
+    ours = set(ProcFs(proc).ancestry(os.getpid()))
     for pid in {int(name) for name in os.listdir(proc) if name.isdigit()} - ours if watched else ():
         process = _Process(proc / str(pid))
         for one in watched:
@@ -173,15 +174,3 @@ def _inodes(directory: Path) -> Iterator[tuple[int, str]]:
                     pending.append(entry.path)
                 else:
                     yield entry.inode(), entry.name
-
-
-def _ancestry(proc: Path) -> Iterator[int]:
-    """Yield our own number and those of our ancestors (proc(5), stat, field 4)."""
-    pid = os.getpid()
-    while pid > 0:
-        yield pid
-        try:
-            # the name before it may hold anything, parentheses and blanks too
-            pid = int((proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            return

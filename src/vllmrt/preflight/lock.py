@@ -1,0 +1,49 @@
+"""One preflight of a port at a time."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllmrt import locking
+from vllmrt.errors import ConfigError, LockTimeout, VllmrtError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vllmrt.settings import Settings
+
+
+def lock_path(settings: Settings) -> Path:
+    """Return the file that the contract names: one for each port, the same for all users."""
+    shared = Path("/tmp") / f"vllm-preflight.{settings.port}.lock"  # noqa: S108 - opened by `locking`, which follows no link
+    return settings.preflight_lockfile or shared
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the port for the length of the block; a dry run writes nothing, and holds none.
+
+    Raises:
+        VllmrtError: another preflight of this port runs. Its exit code is 1, as the contract has no other.
+        ConfigError: the lock file cannot be used.
+    """
+    if settings.dry_run:
+        yield
+        return
+    path = lock_path(settings)
+    held = locking.hold(path, timeout=0, waiting=lambda _: None)
+    try:
+        held.__enter__()
+    except LockTimeout as error:
+        raise VllmrtError(f"another preflight of port {settings.port} runs: {error}", hint="wait for it") from None
+    except OSError as error:
+        raise ConfigError(
+            f"lock file {path} cannot be opened: {error.strerror}",
+            hint="remove it if it is another user's, or set VLLM_PREFLIGHT_LOCKFILE",
+        ) from None
+    try:
+        yield
+    finally:
+        held.__exit__(None, None, None)

@@ -1,0 +1,126 @@
+"""Starts a command and stays in front of it: until it listens, and until it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from vllmrt.errors import ConfigError, PortForeign, VllmrtError
+from vllmrt.preflight.guardian import PASSED_ON, STOP
+from vllmrt.preflight.listeners import listening, targets
+from vllmrt.preflight.trees import descendants
+from vllmrt.procfs import ProcFs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllmrt.settings import Settings
+
+_FIRST_PAUSE = 0.01
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def find_command(command: Sequence[str]) -> None:
+    """Refuse a command that cannot be started, before anything is stopped for it.
+
+    Raises:
+        ConfigError: there is no such program.
+    """
+    if shutil.which(command[0]) is None:
+        raise ConfigError(f"no program is called {command[0]!a}", hint="name one that is on PATH, or its path")
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Become the command, with the same process id; our lock ends with us."""
+    for name in ("SIGPIPE", "SIGXFSZ"):  # Python ignores these, and what is ignored stays so
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execvp(command[0], list(command))  # noqa: S606 - no shell is what we want
+
+
+class Proxy:
+    """A command that was started, with its guardian between us and it.
+
+    Signals are taken one by one from here on, never by handlers: none is lost, and none comes twice.
+
+    Args:
+        command: what to start; it gets our environment, input and output.
+        settings: the port that it is to listen on, and how long it has.
+    """
+
+    def __init__(self, command: Sequence[str], settings: Settings) -> None:
+        self._settings = settings
+        self._proc = ProcFs()
+        deaf = {number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}  # nohup
+        self._signals = {*PASSED_ON, signal.SIGCHLD} - deaf
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*self._signals, STOP})
+        guardian = [sys.executable, "-P", "-m", "vllmrt.preflight.guardian"]
+        given = [str(os.getpid()), str(settings.stop_timeout)]
+        self._guardian = subprocess.Popen([*guardian, *given, *command], close_fds=False)
+
+    def wait_until_bound(self) -> int | None:
+        """Wait until the command's own tree listens.
+
+        Returns:
+            None when it does; the exit status where the command ended, or we were told to end.
+
+        Raises:
+            PortForeign: another process has taken the port. VllmrtError: nobody listens after
+                `Settings.start_bind_timeout`. The command is stopped.
+        """
+        settings = self._settings
+        wanted = targets(settings.host, settings.port)
+        deadline, pause = time.monotonic() + settings.start_bind_timeout, _FIRST_PAUSE
+        while (left := deadline - time.monotonic()) > 0:
+            told = signal.sigtimedwait(self._signals, min(pause, left))
+            pause = min(2 * pause, settings.start_bind_poll)
+            if (status := self._ended()) is not None:
+                return status
+            if told and told.si_signo in _ENDING:
+                self._stop()
+                return 128 + told.si_signo
+            inodes = {listener.inode for listener in listening(wanted, settings.port)}
+            if inodes and self._owns(inodes):
+                return None
+        self._stop()
+        raise VllmrtError(
+            f"the command does not listen on {settings.host}:{settings.port} after {settings.start_bind_timeout:g} s",
+            hint="raise VLLM_START_BIND_TIMEOUT: a large model takes minutes; or see that it listens on that port",
+        )
+
+    def wait(self) -> int:
+        """Pass signals on until the command ends, and return its status."""
+        while (status := self._ended()) is None:
+            told = signal.sigwaitinfo(self._signals)
+            if told.si_signo != signal.SIGCHLD and told.si_code <= 0:  # a terminal has told the command itself
+                self._guardian.send_signal(told.si_signo)
+        return status
+
+    def _ended(self) -> int | None:
+        status = self._guardian.poll()
+        return status if status is None or status >= 0 else 128 - status
+
+    def _owns(self, inodes: set[int]) -> bool:
+        tree = descendants(self._proc.table(), [self._guardian.pid])
+        if self._proc.sockets(inodes, tree).owners:
+            return True
+        others = self._proc.sockets(inodes).owners
+        if others:
+            self._stop()
+            pids = sorted(set().union(*others.values()))
+            raise PortForeign(
+                f"port {self._settings.port} was bound meanwhile by process {', '.join(map(str, pids))}",
+                hint="see who starts it",
+                facts={"pids": pids},
+            )
+        return False
+
+    def _stop(self) -> None:
+        self._guardian.send_signal(STOP)
+        self._guardian.wait()

@@ -1,0 +1,107 @@
+"""How long it takes to learn who holds a port among thousands of processes, beside ``ss -ltnp``.
+
+Prints a table; it is measured, not asserted. What has to hold: the look at the port takes no longer than ``ss`` and the
+start of an interpreter together, and where nobody listens, next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VLLMRT = str(Path(sys.executable).with_name("vllmrt"))
+# Neither typer nor the settings' layers: what `vllmrt up` pays besides.
+INSPECT = """\
+import sys
+from vllmrt.settings import Settings
+from vllmrt.host import PluginHost
+from vllmrt.preflight.port import inspect
+settings = Settings(port=int(sys.argv[1]))
+print(len(inspect(settings, PluginHost(settings)).holders))
+"""
+BARE = "pass"
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=4000, help="how many others there are")
+    parser.add_argument("--runs", type=int, default=15, help="measurements of each")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        crowd = _crowd(given.processes)
+        held = [_listener(Path(scratch), name) for name in ("other", "vllm")]
+        try:
+            _table(free.getsockname()[1], *(port for _, port in held), runs=given.runs)
+        finally:
+            os.killpg(crowd.pid, signal.SIGKILL)
+            crowd.wait()
+            for process, _ in held:
+                process.kill()
+                process.wait()
+
+
+def _table(free: int, foreign: int, engine: int, *, runs: int) -> None:
+    count = sum(name.isdecimal() for name in os.listdir("/proc"))
+    python = [sys.executable, "-c"]
+    rows: dict[str, list[str]] = {
+        "bare python": [*python, BARE],
+        "ss -ltnp": ["ss", "-ltnp"],
+        "inspect, nobody listens": [*python, INSPECT, str(free)],
+        "inspect, another program listens": [*python, INSPECT, str(foreign)],
+        "inspect, vllm listens": [*python, INSPECT, str(engine)],
+        "vllmrt preflight, nobody listens": [VLLMRT, "preflight", "--port", str(free)],
+        "vllmrt preflight, another listens": [VLLMRT, "preflight", "--port", str(foreign)],
+        "vllmrt --version": [VLLMRT, "--version"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(runs + 1):
+        for name, command in rows.items():
+            times[name].append(_time(command))
+    print(f"{count} processes; median of {runs} runs")
+    for name, taken in times.items():
+        print(f"{name:<36} {statistics.median(taken[1:]):>7.1f} ms")
+
+
+def _time(command: Sequence[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=False, capture_output=True)
+    return (time.perf_counter() - start) * 1000
+
+
+def _crowd(number: int) -> subprocess.Popen[bytes]:
+    """Start processes that do nothing, in a session of their own."""
+    script = f"for i in $(seq {number}); do sleep 1000 & done; echo; wait"
+    crowd = subprocess.Popen(["/bin/sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE)
+    assert crowd.stdout
+    crowd.stdout.read(1)
+    return crowd
+
+
+def _listener(scratch: Path, name: str) -> tuple[subprocess.Popen[str], int]:
+    """Start a program of that name which listens; ``vllm`` is taken for the real one."""
+    script = scratch / name
+    script.write_text(
+        "import socket, time\ns = socket.create_server(('127.0.0.1', 0))\n"
+        "print(s.getsockname()[1], flush=True)\ntime.sleep(1000)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script), "serve"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    return process, int(process.stdout.readline())
+
+
+if __name__ == "__main__":
+    main()
