@@ -37,7 +37,7 @@ def main() -> int:
     with ExitStack() as stack:
         setting = _setting(options, stack)
         for name in options.scenarios or SCENARIOS:
-            print(f"bench: {name}", file=sys.stderr)
+            print(f"bench: {name}, after {time.monotonic() - begin:.0f} s", file=sys.stderr)
             try:
                 tables += import_module(f"bench.{name}").measure(setting)
             except Missing as error:
@@ -45,6 +45,8 @@ def main() -> int:
             except (OSError, RuntimeError) as error:
                 failed.append(f"`{name}` failed: {error}\n")
     print(*missing, *failed, sep="", end="", file=sys.stderr)
+    if options.short:
+        print("bench: these sizes show that it works, not how fast it is", file=sys.stderr)
     results = "\n".join([summary(tables), *missing, *(table.markdown() for table in tables)])
     print(results)
     if options.write:
@@ -93,7 +95,7 @@ def _machine(setting: Setting, load: float, minutes: float) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cores = f"{cpu.partition(':')[2].strip() or platform.machine()}, {os.cpu_count()} cores for clients and servers"
     lines = [
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}, medians of {setting.runs}; {minutes:.0f} minutes",
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, medians of {setting.runs} runs; {minutes:.0f} minutes",
         f"{cores} together, {memory / 2**30:.0f} GiB of memory; load before the first run {load:.1f}",
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         *(f"{program}: {version}" for program, version in tools.versions().items()),

@@ -81,8 +81,9 @@ def refuse(report: GpuReport, *, later: Collection[str] = ()) -> None:
     """
     fatal = [problem for problem in report.problems if problem.fatal and problem.code not in later]
     if fatal:
+        message = "\n".join(problem.message for problem in fatal)
         hints = dict.fromkeys(problem.hint for problem in fatal if problem.hint)
-        raise GpuUnhealthy("\n".join(problem.message for problem in fatal), hint="\n".join(hints) or None, facts=report.as_json())
+        raise GpuUnhealthy(message, hint="\n".join(hints) or None, facts=report.as_json())
 
 
 def tell(report: GpuReport, emit: Emit) -> None:
