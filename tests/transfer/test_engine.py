@@ -89,7 +89,7 @@ def transfer(
         targets = [Target(file, staging / file.path, journal) for file in files]
         try:
             engine = Engine(origin.open, targets, journal, connections=connections, stall=stall)
-            done = {file.path: journal.done(file) for file in files}
+            done = {target.file.path: target.here() for target in targets}
             engine.run(ranges.plan(files, done, connections=connections), last.append)
         finally:
             for target in targets:
@@ -370,3 +370,28 @@ def test_an_interrupt_ends_it_in_a_second_and_keeps_what_came(tmp_path: Path, co
         kept = sum(stop - start for file in files for start, stop in journal.done(file))
         assert kept >= seen[0][1]
     assert set(threading.enumerate()) == before
+
+
+def test_what_the_journal_speaks_of_is_gone(tmp_path: Path, contents: dict[str, bytes]) -> None:
+    transfer(tmp_path / "s", Origin(contents), remote(contents))
+    (tmp_path / "s" / "a").unlink()
+    (tmp_path / "s" / "b").write_bytes(b"another")
+    assert transfer(tmp_path / "s", Origin(contents), remote(contents)).received == 43 * MIB + 17
+    assert whole(tmp_path / "s", contents)
+
+
+def test_a_file_that_goes_once_the_ranges_are_planned_is_not_taken_for_zeros(
+    tmp_path: Path, contents: dict[str, bytes]
+) -> None:
+    files = remote({"a": contents["a"]}, digest=False)
+    transfer(tmp_path / "s", Origin(contents), files)
+    with Journal(tmp_path / "s") as journal:
+        target = Target(files[0], tmp_path / "s" / "a", journal)
+        done = {"a": target.here()}
+        (tmp_path / "s" / "a").unlink()
+        with pytest.raises(LockTimeout, match="taken a away"):
+            Engine(Origin(contents).open, [target], journal, connections=1).run(
+                ranges.plan(files, done, connections=1), lambda _: None
+            )
+        with pytest.raises(RuntimeError):
+            target.digest()

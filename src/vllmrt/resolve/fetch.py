@@ -50,6 +50,13 @@ class Staged(NamedTuple):
     states: dict[str, FileState]
     inodes: dict[str, int]
 
+    def is_there(self) -> bool:
+        """Tell whether every file is still the one that was proven; not where another process took it away."""
+        try:
+            return all(os.lstat(self.files / path).st_ino == inode for path, inode in self.inodes.items())
+        except FileNotFoundError:
+            return False
+
 
 class Fetcher:
     """Fetches one candidate; the lock of its identity is held.
@@ -153,7 +160,8 @@ class Fetcher:
         with Journal(staging) as journal:
             targets = [Target(file, recovery.part(staging, file), journal) for file in files]
             try:
-                parts = ranges.plan(files, {file.path: journal.done(file) for file in files}, connections=connections)
+                done = {target.file.path: target.here() for target in targets}
+                parts = ranges.plan(files, done, connections=connections)
                 engine = Engine(opener, targets, journal, connections=connections, stall=self._settings.stall_timeout)
                 engine.run(parts, self._reporter(source, files, parts))
             finally:
@@ -230,5 +238,7 @@ class _Index(msgspec.Struct):
 def _weight_map(path: Path) -> frozenset[str]:
     try:
         return frozenset(msgspec.json.decode(path.read_bytes(), type=_Index).weight_map.values())
+    except FileNotFoundError:
+        raise taken_away(SAFETENSORS_INDEX) from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise SourceError(f"{SAFETENSORS_INDEX} cannot be understood: {error}") from None

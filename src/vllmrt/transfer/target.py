@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllmrt.transfer.journal import Journal
+    from vllmrt.transfer.ranges import Interval
     from vllmrt.types import Digest, RemoteFile
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -43,6 +44,18 @@ class Target:
     def complete(self) -> bool:
         """Whether every byte is here and hashed."""
         return self._hash is not None and self._hash.complete
+
+    def here(self) -> list[Interval]:
+        """Return what of the file need not be fetched.
+
+        What the journal says is forgotten where the file is gone, or another one lies in its place: that of which it
+        speaks had its full size from the beginning.
+        """
+        done = self._journal.done(self.file)
+        if done and not self._has_its_size():
+            self._journal.forget(self.file)
+            return []
+        return done
 
     def write(self, start: int, data: memoryview) -> None:
         """Write and hash bytes.
@@ -73,7 +86,7 @@ class Target:
 
     def digest(self) -> Digest:
         """Return the digest of the complete file, in the algorithm of its source's digest where we know that."""
-        if self._hash is None:
+        if self._hash is None or not self._hash.complete:
             raise RuntimeError(self.file.path)
         return self._hash.digest()
 
@@ -107,8 +120,7 @@ class Target:
         with self._mutex:
             if self._descriptor is None:
                 try:
-                    self._descriptor = os.open(self.path, _FLAGS, 0o644)
-                    self._begin(self._descriptor)
+                    self._descriptor = self._begin()
                 except OSError as error:
                     raise self._in_words(error) from None
                 self._hash = FileHash(self.file, self._descriptor, self._journal.done(self.file))
@@ -116,12 +128,26 @@ class Target:
                 raise RuntimeError(self.file.path)
             return self._descriptor, self._hash
 
-    def _begin(self, descriptor: int) -> None:
+    def _has_its_size(self) -> bool:
+        try:
+            return self.path.lstat().st_size == self.file.size
+        except FileNotFoundError:
+            return False
+
+    def _begin(self) -> int:
+        descriptor = os.open(self.path, _FLAGS, 0o644)
+        try:
+            self._reserve(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _reserve(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
-        self.inode = status.st_ino
         if status.st_size != self.file.size and self._journal.done(self.file):
-            # not the file that the journal speaks of: that one had its full size from the beginning
-            self._journal.forget(self.file)
+            raise taken_away(self.file.path)  # it was here when the ranges were planned
+        self.inode = status.st_ino
         blocks.reserve(descriptor, self.file.size)
 
     def _in_words(self, error: OSError) -> VllmrtError:
