@@ -6,14 +6,13 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt import discovery
 from vllmrt.errors import (
     ChangedError,
     IntegrityError,
-    ModelNotFound,
-    ModelRejected,
+    LockTimeout,
     PluginError,
     SourceError,
     TransientSourceError,
@@ -21,6 +20,7 @@ from vllmrt.errors import (
 )
 from vllmrt.events import Event, human_size
 from vllmrt.resolve import manifest
+from vllmrt.resolve.attempts import Attempt, failure
 from vllmrt.resolve.proof import Prover
 from vllmrt.types import Candidate, ModelTree, Skip
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vllmrt.events import Emit, Level
     from vllmrt.host import PluginHost, Source
     from vllmrt.locking import Holder
+    from vllmrt.resolve.fetch import Staged
     from vllmrt.resolve.manifest import Manifest
     from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
@@ -37,16 +38,8 @@ if TYPE_CHECKING:
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a source is asked again, and the most that its Retry-After may make of them."""
-Outcome = Literal["skipped", "failed", "rejected", "chosen"]
-
-
-class Attempt(NamedTuple):
-    """What one source, or one place that it offered, came to."""
-
-    source: str
-    outcome: Outcome
-    reason: str
-    hint: str | None = None
+_RACES = 2
+"""How often a source is asked again after a process that no lock kept away took what was staged."""
 
 
 class Resolved(NamedTuple):
@@ -109,7 +102,7 @@ class Resolver:
                     resolved = attempt(source, candidate, request, prover)
                     if resolved:
                         return resolved
-        raise self._failure(request)
+        raise self._damaged or failure(request, self._attempts)
 
     def _lock(self, stack: ExitStack, request: ModelRequest) -> None:
         from vllmrt import locking
@@ -200,12 +193,23 @@ class Resolver:
     def _fetch(
         self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover, *, again: bool = False
     ) -> Resolved | None:
+        if self._settings.dry_run:
+            return self._would_fetch(source.entry.name, candidate, request, prover)
+        for _ in range(_RACES):
+            try:
+                return self._fetch_once(source, candidate, request, prover, again=again)
+            except (LockTimeout, IntegrityError) as error:
+                # Where locks lie, another process publishes what both have staged: then it is here, as a rule.
+                self._emit(Event("resolve.retry", "retry", str(error)))
+        return self._fetch_once(source, candidate, request, prover, again=again)
+
+    def _fetch_once(
+        self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover, *, again: bool
+    ) -> Resolved | None:
         from vllmrt.resolve.fetch import Fetcher, Staged
         from vllmrt.resolve.publish import publish
 
         name, store = source.entry.name, self._store()
-        if self._settings.dry_run:
-            return self._would_fetch(name, candidate, request, prover)
         try:
             fetcher = Fetcher(store, self._settings, self._emit, self._note)
             staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
@@ -219,7 +223,7 @@ class Resolver:
             here = Candidate(candidate.location, path=staged.path, revision=candidate.revision)
             return self._in_place(source, here, request, prover)
         tree = ModelTree(staged.files, request=request, candidate=candidate)
-        if self._rejects(name, tree, prover):
+        if self._rejects(name, tree, prover, staged):
             return None
         proven = prover.manifest(name, candidate, request, candidate.location, staged.states)
         target = store.target(request, self._settings.model)
@@ -246,8 +250,12 @@ class Resolver:
         self._attempts.append(Attempt(name, "chosen", candidate.location))
         return Resolved(target, request, candidate, name, now, tuple(self._attempts))
 
-    def _rejects(self, source: str, tree: ModelTree, prover: Prover) -> bool:
+    def _rejects(self, source: str, tree: ModelTree, prover: Prover, staged: Staged | None = None) -> bool:
         faults = prover.faults(source, tree)
+        if faults and staged and not staged.is_there():
+            from vllmrt.transfer.target import taken_away
+
+            raise taken_away(tree.request.identity)
         if faults:
             self._record(Attempt(source, "rejected", "\n".join([str(tree.path), *faults])))
         return bool(faults)
@@ -271,15 +279,6 @@ class Resolver:
         level: Level = "info" if attempt.outcome == "skipped" else "error"
         data = {"source": attempt.source, "outcome": attempt.outcome, "reason": attempt.reason}
         self._emit(Event("resolve.attempt", attempt.source, f"{attempt.outcome}: {attempt.reason}", level, data))
-
-    def _failure(self, request: ModelRequest) -> VllmrtError:
-        if self._damaged:
-            return self._damaged
-        hints = "\n".join(f"{attempt.source}: {attempt.hint}" for attempt in self._attempts if attempt.hint) or None
-        attempts = [attempt._asdict() for attempt in self._attempts]
-        if any(attempt.outcome == "rejected" for attempt in self._attempts):
-            return ModelRejected(f"{request.identity} was found, but it is not whole", hint=hints, attempts=attempts)
-        return ModelNotFound(f"no source has {request.identity}", hint=hints, attempts=attempts)
 
     def _store(self) -> Store:
         from vllmrt.resolve.store import Store
