@@ -332,6 +332,50 @@ def test_a_secret_that_cannot_be_used_is_not_in_the_error(field: str, where: str
     assert "printable" in str(caught.value)
 
 
+URLS = ["hf_endpoint", "r2_endpoint_url"]
+
+
+@pytest.mark.parametrize("show", [repr, lambda settings: str(settings.shown()), by_rich], ids=["repr", "shown", "rich"])
+@pytest.mark.parametrize("field", URLS)
+@pytest.mark.parametrize("user", ["us3r:s3cr3t", "s3cr3t", ":s3cr3t", "us3r:s3/cr3t", "us3r:s3@cr3t"])
+def test_a_user_in_a_url_is_never_shown(field: str, show: Any, user: str) -> None:
+    shown = show(Settings(**{field: f"https://{user}@store.example:8/x"}))
+    assert "https://********@store.example:8/x" in shown
+    assert "cr3t" not in shown
+    assert "us3r" not in shown
+
+
+@pytest.mark.parametrize("field", URLS)
+def test_a_user_in_a_url_that_cannot_be_used_is_not_in_the_error(field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        layers.load({ROWS[field].names[-1]: "https://us3r:s3cr3t@store.example/\n"})
+    assert "store.example" in str(caught.value)
+    assert "cr3t" not in str(caught.value)
+    assert "us3r" not in str(caught.value)
+
+
+def test_a_url_without_a_user_is_shown_as_it_is() -> None:
+    assert Settings(hf_endpoint="https://hub.example/a").shown()["hf_endpoint"] == "https://hub.example/a"
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_is_spelled_as_huggingface_hub_spells_it(name: str) -> None:
+    from huggingface_hub import constants
+
+    for word in sorted(constants.ENV_VARS_TRUE_VALUES):
+        for spelling in (word, word.lower(), word.title()):
+            assert load(**{name: spelling}).hf_hub_offline
+    for word in ("0", "OFF", "no", "False"):
+        assert not load(**{name: word}).hf_hub_offline
+
+
+def test_names_of_huggingface_hub_win_in_its_order() -> None:
+    assert load(HUGGING_FACE_HUB_TOKEN="older").hf_token == "older"
+    assert load(HUGGING_FACE_HUB_TOKEN="older", HF_TOKEN="old").hf_token == "old"
+    assert load(HUGGING_FACE_HUB_TOKEN="older", HF_TOKEN="").hf_token == "older"
+    assert not load(HF_HUB_OFFLINE="0", TRANSFORMERS_OFFLINE="1").hf_hub_offline
+
+
 def test_settings_are_a_snapshot() -> None:
     settings = Settings()
     with pytest.raises(AttributeError):

@@ -11,12 +11,13 @@ import msgspec
 
 from vllmrt import paths
 from vllmrt.errors import ConfigError
-from vllmrt.settings import Settings, Var
+from vllmrt.settings import Settings, Var, without_user
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+_OF_THE_HUB = _TRUTH | {"on": True, "off": False}
 _ZERO_OR_ONE = {"1": True, "0": False}
 _SERVICE_LINK = re.compile(r"^(tcp|udp|sctp)://")
 
@@ -41,14 +42,20 @@ class Row(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The environment variables that set it, the one that wins first."""
-        old = self.var.old
-        return (f"VLLMRT_{old.removeprefix('VLLM_')}", old) if old else (f"VLLMRT_{self.field.upper()}",)
+        old, older = self.var.old, self.var.older
+        ours = f"VLLMRT_{old.removeprefix('VLLM_') if old else self.field.upper()}"
+        return tuple(name for name in (ours, old, older) if name)
+
+    @property
+    def truth(self) -> dict[str, bool]:
+        """What a boolean may be called, in lower case."""
+        return _ZERO_OR_ONE if self.var.strict else _OF_THE_HUB if self.var.hub else _TRUTH
 
     @property
     def bounds(self) -> str:
         """What a value has to be, in words that complete "is not …"."""
         if self.kind is bool:
-            return "0 or 1" if self.var.strict else "one of true, false, 1, 0, yes, no"
+            return "0 or 1" if self.var.strict else f"one of {', '.join(self.truth)}"
         if get_origin(self.kind) is tuple:
             item = get_args(self.kind)[0]
             literal = f"of {', '.join(get_args(item))}" if get_origin(item) is Literal else "of names"
@@ -162,7 +169,7 @@ def _from_text(row: Row, text: str) -> Any:
     if row.kind is int and not text.lstrip("+-").isdecimal():
         raise ValueError(text)  # msgspec takes 1e3 and 5.0 too
     if row.kind is bool:
-        return (_ZERO_OR_ONE if row.var.strict else _TRUTH)[text.lower()]
+        return row.truth[text.lower()]
     if get_origin(row.kind) is tuple:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     return text.upper() if get_origin(row.kind) is Literal else text
@@ -177,7 +184,7 @@ def _fault(row: Row, raw: _Raw) -> str:
             ": that is Kubernetes' link to a Service of that name; set enableServiceLinks: false in the pod,"
             " or give the Service another name"
         )
-    return f"{raw.origin}={ascii(raw.value)[:80]} is not {row.bounds}{link}"
+    return f"{raw.origin}={ascii(without_user(raw.value))[:80]} is not {row.bounds}{link}"
 
 
 def _settings_file(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> _File:

@@ -33,6 +33,18 @@ WholeSeconds = Annotated[int, Meta(ge=0, le=100_000_000)]
 Gibibytes = Annotated[float, Meta(ge=0)]
 
 
+MASK = "********"
+
+
+def without_user(value: object) -> object:
+    """Return a value as it may be shown: a URL without its user and password."""
+    if not isinstance(value, str):
+        return value
+    scheme, slashes, rest = value.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}{slashes}{MASK if user else ''}{at}{place}"
+
+
 class Var(NamedTuple):
     """What the type of a row does not say.
 
@@ -45,6 +57,8 @@ class Var(NamedTuple):
         secret: True when no output may show the value.
         engine: True when vLLM defines `old` with the same meaning, so that the server's environment keeps it.
         blank: True when an empty variable has a meaning of its own, instead of being unset.
+        older: a further name, which the owner of `old` reads where that is unset.
+        hub: True for the booleans of huggingface_hub, which accepts ``on`` too.
     """
 
     section: str
@@ -55,6 +69,8 @@ class Var(NamedTuple):
     secret: bool = False
     engine: bool = False
     blank: bool = False
+    older: str | None = None
+    hub: bool = False
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -139,7 +155,10 @@ class Settings(Struct, frozen=True, kw_only=True):
             flag="--cache-dir",
         ),
     ] = None
-    hf_token: Annotated[Text | None, Var("stores", "HF_TOKEN", "Token for gated models", secret=True)] = None
+    hf_token: Annotated[
+        Text | None,
+        Var("stores", "HF_TOKEN", "Token for gated models", secret=True, older="HUGGING_FACE_HUB_TOKEN"),
+    ] = None
     hf_token_path: Annotated[
         Path | None,
         Var("stores", "HF_TOKEN_PATH", "File with the token, where HF_TOKEN is unset; unset: HF_HOME/token"),
@@ -147,7 +166,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     hf_endpoint: Annotated[Text, Var("stores", "HF_ENDPOINT", "The Hugging Face Hub, or a mirror of it")] = (
         "https://huggingface.co"
     )
-    hf_hub_offline: Annotated[bool, Var("stores", "HF_HUB_OFFLINE", "Do not ask the Hugging Face Hub")] = False
+    hf_hub_offline: Annotated[
+        bool, Var("stores", "HF_HUB_OFFLINE", "Do not ask the Hugging Face Hub", older="TRANSFORMERS_OFFLINE", hub=True)
+    ] = False
     hf_home: Annotated[
         Path | None,
         Var("stores", "HF_HOME", "Home of the Hugging Face libraries; its hub/ is searched after the store's"),
@@ -345,10 +366,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         return list(self.shown().items())
 
     def shown(self) -> dict[str, object]:
-        """Return every value by field, with ``********`` for the secrets that are set."""
+        """Return every value by field, with ``********`` for the secrets that are set, and for those in URLs."""
         secrets = {name for name, row in Settings.__annotations__.items() if row.__metadata__[-1].secret}
         values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: "********" if value and name in secrets else value for name, value in values.items()}
+        return {name: MASK if value and name in secrets else without_user(value) for name, value in values.items()}
 
     @property
     def cache(self) -> Path:

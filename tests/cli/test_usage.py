@@ -115,6 +115,14 @@ def test_config_show_masks_secrets_and_only_those(machine: Machine) -> None:
     assert shown(machine)["api_key"]["value"] is None
 
 
+@pytest.mark.parametrize("args", [[], ["--json"], ["--port", "0"]])
+def test_config_show_masks_users_in_urls(machine: Machine, args: list[str]) -> None:
+    url = "https://us3r:s3cr3t@store.example"
+    done = machine.run("config", "show", *args, HF_ENDPOINT=url, R2_ENDPOINT_URL=url, VLLMRT_HF_ENDPOINTS=url)
+    assert not any(word in done.out + done.err for word in ("us3r", "s3cr3t"))
+    assert done.out.count("https://********@store.example") == (0 if args == ["--port", "0"] else 2)
+
+
 def test_config_show_lines_up(machine: Machine) -> None:
     lines = machine.run("config", "show").out.splitlines()
     column = lines[0].index("value")
