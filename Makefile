@@ -11,7 +11,7 @@ EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help up env dev engine test unit e2e lint bench bench-short bench-tools settings-page requirements clean
+.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools settings-page requirements clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
@@ -53,6 +53,9 @@ lint: dev  ## ruff and mypy --strict
 
 unit: dev engine  ## the tests that start no vLLM server
 	@VLLMRT_VLLM="$$(scripts/engine find)" .venv/bin/pytest -m "not e2e" -n 2
+
+faults: dev  ## every fault of network, disk and process, and a hundred kills (FAULT_KILLS, FAULT_SEED)
+	@FAULT_KILLS="$${FAULT_KILLS:-50}" .venv/bin/pytest tests/faults -n 2
 
 e2e: dev engine  ## the tests that start a real vLLM, one at a time
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e

@@ -20,6 +20,7 @@ from base64 import b64encode
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -219,7 +220,7 @@ class ByteServer(_Listening):
 
     def etag(self, path: str) -> str:
         """Return the ETag of a path, quotes included."""
-        return f'"{hashlib.md5(self.files[path], usedforsecurity=False).hexdigest()}"'
+        return f'"{md5(self.files[path])}"'
 
     def fault(self, path: str | None = None, **what: Any) -> Fault:
         """Let something go wrong, see `Fault`."""
@@ -348,6 +349,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.server.open.discard(self.connection)
             os.close(self.connection.detach())
+
+
+@lru_cache(maxsize=8)
+def md5(content: bytes) -> str:
+    """Return the MD5 of an object in hexadecimal; asked again and again for the same ones."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 class Proxy(_Listening):
