@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+OTHER = 12345
 VLLMRT = str(Path(sys.executable).with_name("vllmrt"))
 
 # What it does is in its environment, since its command line has to look like something.
@@ -50,7 +52,7 @@ for _ in range(int(get("WORKERS", "0"))):
 if get("ENGINE"):
     env = {**os.environ, "LISTEN": "", "ENGINE": "", "WORKERS": get("ENGINE_WORKERS", "0"), "COMM": get("ENGINE")[:15]}
     env |= {"READY": "", "ON_TERM": ""}
-    engine = subprocess.Popen([get("ENGINE")], executable=sys.executable, stdin=subprocess.PIPE, env=env)
+    engine = subprocess.Popen([get("ENGINE")], executable=get("PYTHON"), stdin=subprocess.PIPE, env=env)
     engine.stdin.write(open(get("STANDIN"), "rb").read())
     engine.stdin.close()
 on_term = get("ON_TERM", "")
@@ -59,13 +61,6 @@ def forking(*_):
         os._exit(0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sleep()
-def rebinding(*_):
-    # in a session of its own and no vLLM any more, as what a supervisor starts again
-    held[0].close()
-    env = {**os.environ, "ON_TERM": ""}
-    subprocess.Popen([sys.executable, get("STANDIN")], env=env)
-    time.sleep(0.5)
-    os._exit(0)
 def noting(number, _):
     with open(get("NOTES"), "a") as notes:
         notes.write(signal.Signals(number).name + "\\n")
@@ -76,8 +71,8 @@ if on_term == "ignore":
 elif on_term == "note":
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, noting)
-elif on_term:
-    signal.signal(signal.SIGTERM, {"fork": forking, "rebind": rebinding}[on_term])
+elif on_term == "fork":
+    signal.signal(signal.SIGTERM, forking)
 if get("READY"):
     open(get("READY"), "w").close()
 if get("EXIT"):
@@ -114,6 +109,7 @@ class Machine:
         self.environ = kept | {
             "HOME": str(path / "home"),
             "STANDIN": str(self.standin),
+            "PYTHON": sys.executable,
             "VLLM_PREFLIGHT_LOCKFILE": str(path / "lock"),
             "VLLM_SKIP_GPU_CHECK": "1",
         }
@@ -131,10 +127,10 @@ class Machine:
         """Start a program, and wait until it says that it is ready; a title alone reads its script from stdin."""
         mark = self.path / f"ready.{len(self.sessions)}"
         given = self.environ | environ | ({"READY": str(mark)} if ready else {})
-        stdin = self.standin.open("rb") if len(argv) == 1 else subprocess.DEVNULL
-        process = subprocess.Popen(
-            [*wrapper, *argv], executable=executable, env=given, stdin=stdin, start_new_session=True
-        )
+        with (self.standin if len(argv) == 1 else Path(os.devnull)).open("rb") as stdin:
+            process = subprocess.Popen(
+                [*wrapper, *argv], executable=executable, env=given, stdin=stdin, start_new_session=True
+            )
         self.sessions.append(process)
         if ready:
             wait_for(mark.exists)
@@ -191,6 +187,21 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.fixture
+def as_other(machine: Machine) -> list[str]:
+    """What starts a program as another user, who may also write to the machine; skips where that cannot be."""
+    if os.geteuid():
+        pytest.skip("needs root, to become another user")
+    wrapper = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    machine.path.chmod(0o777)
+    for folder in machine.path.parents:
+        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o011)
+    if subprocess.run([*wrapper, VLLMRT, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("another user may not run this checkout")
+    return wrapper
+
+
+@pytest.fixture
 def port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as free:
@@ -224,4 +235,14 @@ def listens(port: int) -> bool:
     """Tell whether anybody accepts connections on the loopback."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
+    return False
+
+
+def held(lock: Path) -> bool:
+    """Tell whether a process holds a lock file."""
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
