@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import sys
 import threading
 import time
@@ -165,6 +166,21 @@ def test_an_object_has_ranges_and_a_version(s3: http.client.HTTPConnection) -> N
     assert ask(s3, "/bucket/a&b/0000", Range="bytes=1-3", If_Match=version) == (206, b"ont")
     assert ask(s3, "/bucket/a&b/0000", If_Match='"other"')[0] == 412
     assert ask(s3, "/bucket/a&b/none")[0] == 404
+
+
+def test_the_wire_loses_what_nobody_takes_and_goes_on() -> None:
+    here, source = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    nobody = os.open(os.devnull, os.O_RDONLY)
+    with here, source:
+        for packet in (b"first", b"second"):
+            here.send(packet)
+        here.shutdown(socket.SHUT_WR)
+        carrier = threading.Thread(target=delay.carry, args=(source.fileno(), nobody, 0.0))
+        carrier.start()
+        carrier.join(10)
+        assert not carrier.is_alive()
+        assert source.recv(16) == b"", "it stopped at the first"
+    os.close(nobody)
 
 
 def test_the_wire_delays_what_goes_through_and_keeps_its_order() -> None:

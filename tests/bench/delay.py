@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0  # linux/if_tun.h
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
@@ -46,7 +47,8 @@ def carry(source: int, target: int, delay: float) -> None:
                 return
             waiting.append((time.monotonic() + delay, packet))
         while waiting and waiting[0][0] <= time.monotonic():
-            os.write(target, waiting.popleft()[1])
+            with suppress(OSError):  # an interface that is not up yet: what nobody takes is lost, as on any wire
+                os.write(target, waiting.popleft()[1])
 
 
 def _device(name: str) -> int:

@@ -24,5 +24,5 @@ def measure(setting: Setting) -> list[Table]:
     with servers.store(setting.scratch) as store:
         environ = tools.environ(setting.scratch, **tools.bucket(store.http))
         rivals = [tool("large", out, environ) for tool in (tools.s5cmd, tools.rclone)]
-        rows = take_turns([tools.ours("large", out, environ, "r2"), *rivals], min(3, setting.runs), out)
+        rows = take_turns([tools.ours("large", out, environ, "r2", "crc64nvme"), *rivals], min(3, setting.runs), out)
     return [Table(f"S3 over HTTP to a disk, {size / 1e9:.1f} GB", NOTE, rows, size)]

@@ -26,7 +26,7 @@ def measure(setting: Setting) -> list[Table]:
     ):
         environ = tools.environ(setting.scratch, HF_ENDPOINT=endpoint)
         contenders = [
-            tools.ours("large", setting.out, environ, "hf-hub"),
+            tools.ours("large", setting.out, environ, "hf-hub", "sha256"),
             tools.hf("large", setting.out, environ),
         ]
         rows = take_turns(contenders, setting.runs, setting.out)

@@ -37,11 +37,13 @@ def measure(setting: Setting) -> list[Table]:
     return tables
 
 
-def contenders(model: str, out: Path, environ: Mapping[str, str], sums: Path) -> list[Contender]:
-    """Return all that read S3; those that verify nothing also with a check behind them."""
+def contenders(
+    model: str, out: Path, environ: Mapping[str, str], sums: Path, told: str = "crc64nvme"
+) -> list[Contender]:
+    """Return all that read S3; those that verify nothing also with a check behind them; `told` is what we are told."""
     aws, s5cmd, rclone = (tool(model, out, environ) for tool in (tools.aws, tools.s5cmd, tools.rclone))
     return [
-        tools.ours(model, out, environ, "r2"),
+        tools.ours(model, out, environ, "r2", told),
         tools.then_summed(aws, out, sums),
         s5cmd,
         tools.then_summed(s5cmd, out, sums),

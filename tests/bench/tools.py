@@ -19,6 +19,9 @@ BESIDE = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 SIDES = (ROOT / ".venv-bench" / "bin", BESIDE, ROOT / ".venv-bench" / "debian" / "usr" / "sbin")
 
+NOTED = "sha256, noted only"
+"""The server tells no digest: ours is computed and written into the manifest, and compared to nothing."""
+
 _DROPPED = ("VLLM", "HF_", "R2_", "AWS_", "S3_", "RCLONE", "XDG_", "PYTHON", "SSL_", "REQUESTS_CA", "CURL_CA")
 _VERSIONS = {
     "vllmrt": ["--version"],
@@ -76,10 +79,18 @@ def trusting(environ: Mapping[str, str], certificate: Path) -> dict[str, str]:
     return {**environ, "AWS_CA_BUNDLE": str(certificate), "SSL_CERT_FILE": str(certificate), "SSL_CERT_DIR": "/none"}
 
 
-def ours(model: str, out: Path, environ: Mapping[str, str], source: str) -> Contender:
-    """``vllmrt resolve``: digests and structure are checked, and it waits for the disk."""
+def ours(model: str, out: Path, environ: Mapping[str, str], source: str, verified: str = NOTED) -> Contender:
+    """``vllmrt resolve``: digests and structure are checked, and it waits for the disk.
+
+    Args:
+        model: its name.
+        out: the store that it is fetched into.
+        environ: all of the environment.
+        source: where from.
+        verified: which digest the server tells, to which it is compared.
+    """
     command = [str(BESIDE / "vllmrt"), "resolve", f"acme/{model}", "--models-dir", str(out), "--sources", source]
-    return Contender("vllmrt", command, environ, "crc64nvme" if source == "r2" else "sha256")
+    return Contender("vllmrt", command, environ, verified)
 
 
 def bucket(endpoint: str) -> dict[str, str]:
