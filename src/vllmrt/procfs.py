@@ -64,6 +64,7 @@ class ProcFs:
 
     def __init__(self, root: Path = PROC) -> None:
         self.root = root
+        self._prefix = str(root)
 
     def pids(self) -> list[int]:
         """Return every process that may be seen."""
@@ -124,7 +125,7 @@ class ProcFs:
         owners: dict[int, set[int]] = {}
         hidden = 0
         for pid in self.pids() if pids is None else pids:
-            folder = f"{self.root}/{pid}/fd"
+            folder = f"{self._prefix}/{pid}/fd"
             try:
                 names = os.listdir(folder)
             except PermissionError:
@@ -156,16 +157,15 @@ class ProcFs:
 
     def _exe(self, pid: int) -> str | None:
         try:
-            return os.readlink(f"{self.root}/{pid}/exe").removesuffix(_DELETED)  # noqa: PTH115 - need not be a path
+            return os.readlink(f"{self._prefix}/{pid}/exe").removesuffix(_DELETED)  # noqa: PTH115 - need not be a path
         except OSError:
             return None
 
     def _read(self, pid: int, name: str) -> bytes:
-        descriptor = os.open(f"{self.root}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"{self._prefix}/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            text = block = os.read(descriptor, _BLOCK)
-            while block:
-                block = os.read(descriptor, _BLOCK)
+            text = os.read(descriptor, _BLOCK)
+            while len(text) >= _BLOCK and (block := os.read(descriptor, _BLOCK)):
                 text += block
             return text
         finally:
