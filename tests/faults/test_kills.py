@@ -99,6 +99,8 @@ def test_again_and_again(world: World, old: Version, new: Version, source: str, 
         if run.check():
             versions.reverse()
             world.offer(versions[0])
+        elif phase == "publish":
+            assert world.left(versions[0]) == 0, "all of it had been fetched, and is lost"
     print(lasting, hits)
     assert sum(hits.values()) >= KILLS
     world.completes(versions[0], fetching=world.left(versions[0]))
