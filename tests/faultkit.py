@@ -15,6 +15,7 @@ import signal
 import time
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote
 from xml.sax.saxutils import escape
@@ -28,7 +29,6 @@ from storekit import read_model
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 TOKEN = "hf_FaultSuiteTokenThatMustNotLeak7c1e"
 KEY, SECRET = "AKIDfaultsuite", "fault-suite-secret-that-must-not-leak-91d0"
@@ -118,6 +118,7 @@ class World:
         s3: an S3 store.
         bodies: the one of the two from which shards come.
         expected: every version that may be found published.
+        said: all output, and every command line on the machine while the first bytes are sent.
     """
 
     def __init__(self, root: Path) -> None:
@@ -199,6 +200,8 @@ class World:
             server.faults.clear()
 
     def _plan(self, seen: Seen) -> Fault | None:
+        if seen.range and not seen.range[0]:
+            self.said += map(_words_of, Path("/proc").glob("[0-9]*"))
         return next((fault for fault in (plan(seen) for plan in self._plans) if fault), None)
 
     # -- what is done
@@ -324,10 +327,18 @@ class World:
             yield f"the name {path}", bytes(path)
             if path.is_file() and not path.is_symlink():
                 yield str(path), _content(path)
-        for number, text in enumerate(self.said):
-            yield f"output {number}", text.encode()
+        for text in filter(None, self.said):
+            yield f"{text[:80]!r}", text.encode(errors="replace")
         for seen in self.hub.seen:
             yield f"the query of {seen.path}", seen.query.encode()
+
+
+def _words_of(process: Path) -> str:
+    """Return the command line of a process, as everybody on the machine may read it."""
+    try:
+        return (process / "cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _content(path: Path) -> bytes:

@@ -50,9 +50,10 @@ def tmpfs(world: World) -> Iterator[Callable[[int], Path]]:
 
     yield mount
     if store.is_mount():
-        # leaks() looks at the files before: this fixture needs `world`, and so ends first
-        assert list(world.leaks()) == []
-        subprocess.run(["umount", str(store)], check=True)
+        try:
+            assert list(world.leaks()) == []  # `world` looks after it is unmounted
+        finally:
+            subprocess.run(["umount", str(store)], check=True)
 
 
 @pytest.fixture
