@@ -353,6 +353,7 @@ COMMANDS = [
     ("--version",),
     ("--help",),
     ("up", "--help"),
+    ("preflight", "--port", "1", "--dry-run"),
     ("plugins",),
     ("config", "show"),
     ("resolve", "org/name", "--dry-run"),

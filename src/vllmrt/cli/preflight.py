@@ -29,7 +29,7 @@ _NO_GPUS: dict[str, Any] = {"gpus": [], "gpu_check_source": "skipped"}
 
 
 @app.command(epilog="What follows -- is started when the checks have passed, and stopped with vllmrt.")
-@command("server", "plugins", "preflight", takes_extra=True, json_setting="preflight_json")
+@command("host", "port", "plugins", "preflight", takes_extra=True, json_setting="preflight_json")
 def preflight(run: Run) -> None:
     """Make sure that the port is free and the GPUs are fit; stop a stale vLLM that is in the way.
 
