@@ -144,8 +144,12 @@ def test_ctrl_c_of_a_terminal_reaches_the_command_once(machine: Machine, port: i
         assert notes.read_text().split() == ["SIGINT"]
         os.kill(pid, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+        pid = 0
     finally:
         os.close(terminal)
+        if pid:  # the guardian ends the rest
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 def test_nothing_is_left_when_vllmrt_is_killed(machine: Machine, port: int) -> None:
