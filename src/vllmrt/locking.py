@@ -80,6 +80,14 @@ def hold(path: Path, *, timeout: float, waiting: Callable[[Holder | None], None]
         os.close(descriptor)
 
 
+def taken_away(path: str) -> LockTimeout:
+    """Return the error that says what only a second process in the same staging directory can have done."""
+    return LockTimeout(
+        f"another process has taken {path} away while it was fetched",
+        hint="the locks of this file system do not hold; run it again",
+    )
+
+
 def _acquire(path: Path, timeout: float, waiting: Callable[[Holder | None], None]) -> int:
     deadline, pause = time.monotonic() + timeout, _FIRST_PAUSE
     told: Holder | None = _NOBODY

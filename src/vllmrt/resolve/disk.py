@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vllmrt.errors import ConfigError, NoSpace
+from vllmrt.locking import taken_away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,7 @@ def writing(root: Path) -> Iterator[None]:
 
     Raises:
         NoSpace: the disk or a quota is full.
+        LockTimeout: another process took away what was to be read or moved.
         ConfigError: the store cannot be written.
     """
     try:
@@ -36,6 +38,8 @@ def writing(root: Path) -> Iterator[None]:
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise NoSpace(f"the disk of the store {root} is full: {where}", hint="vllmrt models gc may help") from error
+        if error.errno == errno.ENOENT:
+            raise taken_away(str(error.filename or root)) from error
         raise ConfigError(
             f"the store {root} cannot be written: {where}", hint="name another with --models-dir or VLLM_MODELS_DIR"
         ) from error

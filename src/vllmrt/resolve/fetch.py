@@ -12,6 +12,7 @@ import msgspec
 
 from vllmrt.errors import LockTimeout, SourceError
 from vllmrt.events import PROGRESS, Event, human_size
+from vllmrt.locking import taken_away
 from vllmrt.paths import check_listing, is_ours, safe_join
 from vllmrt.resolve import disk, recovery
 from vllmrt.resolve.manifest import FileState
@@ -21,7 +22,7 @@ from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
 from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine, Progress
 from vllmrt.transfer.journal import Journal
-from vllmrt.transfer.target import Target, taken_away
+from vllmrt.transfer.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,16 +45,20 @@ class Staged(NamedTuple):
         files: the directory.
         states: every file with its size, digest and version.
         inodes: of each path the file that was proven.
+        renamed_ns: when anything was last renamed in the staging directory, nanoseconds since the epoch.
     """
 
     files: Path
     states: dict[str, FileState]
     inodes: dict[str, int]
+    renamed_ns: int
 
     def is_there(self) -> bool:
-        """Tell whether every file is still the one that was proven; not where another process took it away."""
+        """Tell whether every file was there all the time; not where another process took them, or took them back."""
         try:
-            return all(os.lstat(self.files / path).st_ino == inode for path, inode in self.inodes.items())
+            return self.files.parent.stat().st_mtime_ns == self.renamed_ns and all(
+                os.lstat(self.files / path).st_ino == inode for path, inode in self.inodes.items()
+            )
         except FileNotFoundError:
             return False
 
@@ -108,13 +113,15 @@ class Fetcher:
         self._store.admit(staging, plan.wanted, headroom=HEADROOM)
         self._announce(source, candidate, selection, plan.wanted)
         try:
-            inodes = {path: os.lstat(staging / recovery.FILES / path).st_ino for path in plan.reused}
-            fetched = self._transfer(source, opener, plan.wanted, staging)
-        except (LockTimeout, FileNotFoundError):
+            with disk.writing(self._store.root):
+                inodes = {path: os.lstat(staging / recovery.FILES / path).st_ino for path in plan.reused}
+                fetched = self._transfer(source, opener, plan.wanted, staging)
+                renamed_ns = staging.stat().st_mtime_ns
+        except LockTimeout:
             return self._of_another(source, candidate, selection, request)
         states = plan.reused | {path: state for path, (state, _) in fetched.items()}
         inodes |= {path: inode for path, (_, inode) in fetched.items()}
-        return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes)
+        return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes, renamed_ns)
 
     def _of_another(self, source: str, candidate: Candidate, selection: Selection, request: ModelRequest) -> Published:
         """Return what another process, which locks did not keep away, has published of what we were fetching."""
@@ -144,7 +151,8 @@ class Fetcher:
             return select(candidate.files, include=include, exclude=exclude)
         plan = reuse(published, candidate.files, staging, source=source, location=candidate.location)
         if index[0].path not in plan.reused:
-            self._transfer(source, opener, index, staging)
+            with disk.writing(self._store.root):
+                self._transfer(source, opener, index, staging)
         weight_map = _weight_map(staging / recovery.FILES / SAFETENSORS_INDEX)
         return select(candidate.files, weight_map=weight_map, include=include, exclude=exclude)
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a source is asked again, and the most that its Retry-After may make of them."""
-_RACES = 2
-"""How often a source is asked again after a process that no lock kept away took what was staged."""
+_RACES, _RACE_PAUSE = 10, 0.1
+"""How often a source is tried again after a process that no lock kept away took what was staged, and how many seconds
+later, times the number of the try."""
 
 
 class Resolved(NamedTuple):
@@ -195,12 +196,13 @@ class Resolver:
     ) -> Resolved | None:
         if self._settings.dry_run:
             return self._would_fetch(source.entry.name, candidate, request, prover)
-        for _ in range(_RACES):
+        for race in range(1, _RACES):
             try:
                 return self._fetch_once(source, candidate, request, prover, again=again)
             except (LockTimeout, IntegrityError) as error:
                 # Where locks lie, another process publishes what both have staged: then it is here, as a rule.
                 self._emit(Event("resolve.retry", "retry", str(error)))
+                time.sleep(race * _RACE_PAUSE)
         return self._fetch_once(source, candidate, request, prover, again=again)
 
     def _fetch_once(
@@ -253,7 +255,7 @@ class Resolver:
     def _rejects(self, source: str, tree: ModelTree, prover: Prover, staged: Staged | None = None) -> bool:
         faults = prover.faults(source, tree)
         if faults and staged and not staged.is_there():
-            from vllmrt.transfer.target import taken_away
+            from vllmrt.locking import taken_away
 
             raise taken_away(tree.request.identity)
         if faults:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from vllmrt.errors import ConfigError, IntegrityError
+from vllmrt.locking import taken_away
 from vllmrt.paths import is_ours
 from vllmrt.resolve import disk, recovery
 from vllmrt.resolve import manifest as manifests
-from vllmrt.transfer.target import taken_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -7,7 +7,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from vllmrt.errors import ConfigError, LockTimeout, NoSpace, VllmrtError
+from vllmrt.errors import ConfigError, NoSpace, VllmrtError
+from vllmrt.locking import taken_away
 from vllmrt.transfer import blocks
 from vllmrt.transfer.hashing import FileHash
 
@@ -160,11 +161,3 @@ class Target:
             f"{self.file.path} cannot be written in the store: {error.strerror}",
             hint="see whether its disk is healthy, or name another store with --models-dir or VLLM_MODELS_DIR",
         )
-
-
-def taken_away(path: str) -> LockTimeout:
-    """Return the error that says what only a second process in the same staging directory can have done."""
-    return LockTimeout(
-        f"another process has taken {path} away while it was fetched",
-        hint="the locks of this file system do not hold; run it again",
-    )
