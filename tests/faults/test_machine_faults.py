@@ -170,7 +170,7 @@ def test_sixteen_processes_without_locks(world: World, old: Version, preloaded: 
     processes = [world.start("resolve", "org/name", LD_PRELOAD=library) for _ in range(PROCESSES)]
     ends = [world.ended(process) for process in processes]
     assert world.which() is old
-    assert {done.code for done in ends} == {0}, [done.err for done in ends]
+    assert [done.err for done in ends if done.code] == []
     world.completes(old, fetching=0)
 
 

@@ -56,9 +56,15 @@ def move(source: Path, target: Path) -> None:
 
 
 def link(old: Path, new: Path) -> bool:
-    """Give a file a second name, and return True; False where the file system has none."""
+    """Give a file a second name, and return True; False where the file system has none.
+
+    Raises:
+        LockTimeout: the name was given since the caller saw that it is free.
+    """
     try:
         os.link(old, new, follow_symlinks=False)
+    except FileExistsError:
+        raise taken_away(str(new)) from None
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
