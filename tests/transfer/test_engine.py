@@ -24,6 +24,7 @@ from vllmrt.transfer import hashing, ranges
 from vllmrt.transfer.engine import Engine, Progress
 from vllmrt.transfer.hashing import FileHash
 from vllmrt.transfer.journal import Journal
+from vllmrt.transfer.load import FEW, Load
 from vllmrt.transfer.target import Target
 from vllmrt.types import Digest, RemoteFile
 
@@ -395,3 +396,42 @@ def test_a_file_that_goes_once_the_ranges_are_planned_is_not_taken_for_zeros(
             )
         with pytest.raises(RuntimeError):
             target.digest()
+
+
+class Slow(Bytes):
+    """A network that keeps one waiting; it knows how many wait at a time."""
+
+    mutex = threading.Lock()
+    waiting = most = 0
+
+    def readinto(self, buffer: memoryview) -> int:
+        with Slow.mutex:
+            Slow.waiting += 1
+            Slow.most = max(Slow.most, Slow.waiting)
+        time.sleep(0.01)
+        with Slow.mutex:
+            Slow.waiting -= 1
+        return super().readinto(buffer)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_more_connections_join_while_the_processors_have_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    connections = len(os.sched_getaffinity(0)) + 6
+    monkeypatch.setattr(Load, "share", lambda _: share)
+    monkeypatch.setattr(Slow, "most", 0)
+    contents = {f"{number}.bin": bytes(8 * MIB) for number in range(4 * connections)}
+    transfer(tmp_path, Origin(contents, [turned(Slow)] * 1000), remote(contents), connections=connections)
+    assert whole(tmp_path, contents)
+    assert Slow.most == (connections if share < FEW else max(2, connections - 6))
+
+
+def test_the_share_of_the_processors_is_measured() -> None:
+    load = Load()
+    time.sleep(0.1)
+    assert load.share() < 0.5
+    used = time.process_time() + 0.1
+    while time.process_time() < used:
+        pass
+    assert 0 < load.share() <= 1.1

@@ -1,4 +1,4 @@
-"""What a store refuses, told by boto3 and told by a signed URL; the stub answers as the stores' manuals say."""
+"""What a store refuses, told by botocore and told by a signed URL; the stub answers as the stores' manuals say."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def test_addressing(environ: pytest.MonkeyPatch, tmp_path: Any, endpoint: str | 
 
 
 def test_a_bucket_of_amazons_in_another_region(environ: pytest.MonkeyPatch) -> None:
-    """boto3 follows the redirection of a listing; the URLs that are signed afterwards have to follow as well."""
+    """botocore follows the redirection of a listing; the URLs that are signed afterwards have to follow as well."""
     environ.setenv("AWS_DEFAULT_REGION", "us-east-1")
     bucket = bucket_module.connect("models", None)
     assert not isinstance(bucket, Skip)

@@ -8,6 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ChangedError, IntegrityError, SourceError, TransientSourceError, VllmrtError
+from vllmrt.transfer.load import FEW, Load
 from vllmrt.transfer.ranges import Range, gaps
 from vllmrt.transfer.worker import Task, Worker
 
@@ -25,6 +26,7 @@ STALL = 20.0
 LONGEST_PAUSE = 60.0
 _FIRST_PAUSE = 0.2
 _TICK = 0.1
+_FEWEST = 2
 _SYNC_EVERY = 30.0
 _GOODBYE = 0.5
 
@@ -50,7 +52,8 @@ class Engine:
         opener: opens the bytes ``start`` to ``stop`` of a file; called from several threads.
         targets: the files, in the order in which they are finished best.
         journal: where finished ranges are noted.
-        connections: how many workers.
+        connections: how many workers at most. They begin with one a processor, and the others follow where the
+            processors have time for them.
         stall: seconds, see `STALL`.
     """
 
@@ -98,10 +101,9 @@ class Engine:
         rest = (target.file for path, target in self._targets.items() if path not in fetched)
         self._tasks.extend(Task(Range(file, file.size, file.size)) for file in rest)
         try:
-            self._workers = [Worker(self) for _ in range(min(self._connections, max(1, len(self._tasks))))]
-            for worker in self._workers:
-                worker.start()
-            self._watch(report)
+            load = Load()
+            self._employ(max(_FEWEST, load.processors))
+            self._watch(report, load)
         finally:
             self._leave()
         if self._error is not None:
@@ -216,12 +218,21 @@ class Engine:
             self._stopped = True
             self._changed.notify_all()
 
-    def _watch(self, report: Callable[[Progress], None]) -> None:
-        """Wait for the workers; give up those that stall, report, and sync now and then."""
+    def _employ(self, count: int) -> None:
+        """Start workers until there are so many, but no more than there is work for."""
+        waiting = len(self._workers) + len(self._tasks)
+        while len(self._workers) < min(count, self._connections, waiting):
+            self._workers.append(worker := Worker(self))
+            worker.start()
+
+    def _watch(self, report: Callable[[Progress], None], load: Load) -> None:
+        """Wait for the workers; add some, give up those that stall, report, and sync now and then."""
         synced = time.monotonic()
         while not self._over():
             with self._changed:
                 self._changed.wait_for(self._over, _TICK)
+            if load.share() < FEW:
+                self._employ(self._connections)
             self._give_up_stalled()
             report(self.progress())
             if time.monotonic() - synced > _SYNC_EVERY:

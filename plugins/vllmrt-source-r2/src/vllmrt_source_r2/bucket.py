@@ -30,7 +30,7 @@ class Bucket:
 
     Args:
         name: its name.
-        client: an S3 client of boto3.
+        client: an S3 client of botocore.
     """
 
     def __init__(self, name: str, client: Any) -> None:
@@ -144,16 +144,16 @@ def is_r2(endpoint: str) -> bool:
 
 
 def _session() -> Any:
-    import boto3  # type: ignore[import-untyped]
+    from botocore.session import get_session  # type: ignore[import-untyped]
 
-    return boto3.session.Session()
+    return get_session()
 
 
 def _region(session: Any, endpoint: str | None) -> str | None:
     """Return the region to sign for: R2 knows one, other stores than Amazon's take the one that S3 began with."""
     if endpoint and is_r2(endpoint):
         return "auto"
-    return session.region_name or ("us-east-1" if endpoint else None)
+    return session.get_config_variable("region") or ("us-east-1" if endpoint else None)
 
 
 def _settled(session: Any, client: Any, endpoint: str | None) -> Any:
@@ -187,4 +187,4 @@ def _client(session: Any, region: str | None, endpoint: str | None, s3: dict[str
         max_pool_connections=ASKING,
         s3=s3,
     )
-    return session.client("s3", region_name=region, endpoint_url=endpoint, config=config)
+    return session.create_client("s3", region_name=region, endpoint_url=endpoint, config=config)
