@@ -21,7 +21,7 @@ def measure(setting: Setting) -> list[Table]:
     """Fetch the large model."""
     model, size = setting.large()
     with (
-        servers.store(setting.scratch, digests=False) as store,
+        servers.store(setting.scratch, told=None) as store,
         servers.hub(model, "acme/large", store.cdn) as endpoint,
     ):
         environ = tools.environ(setting.scratch, HF_ENDPOINT=endpoint)

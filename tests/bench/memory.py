@@ -25,7 +25,7 @@ def measure(setting: Setting) -> list[Table]:
     count = max(1, setting.huge // _SHARD)
     path, size = setting.model("huge", count, setting.huge // count, sparse=True)
     out = setting.scratch / "out"
-    with servers.store(setting.scratch, digests=False) as store:
+    with servers.store(setting.scratch, told=None) as store:
         environ = tools.environ(setting.scratch, **tools.bucket(store.http))
         rows = take_turns([tools.ours("huge", out, environ, "r2")], 1, out)
     shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,15 +33,15 @@ http {{
   client_body_temp_path {here}/tmp; proxy_temp_path {here}/tmp; fastcgi_temp_path {here}/tmp;
   uwsgi_temp_path {here}/tmp; scgi_temp_path {here}/tmp;
   map_hash_bucket_size 256; map_hash_max_size 65536;
-  map $request_method:$uri $crc {{ {digests} }}
-  map $crc $whole {{ "" ""; default FULL_OBJECT; }}
+  map $request_method:$uri $digest {{ {digests} }}
+  map $digest $whole {{ "" ""; default FULL_OBJECT; }}
   server {{
     listen 127.0.0.1:{port}; listen 127.0.0.1:{tls} ssl;
     ssl_certificate {here}/cert.pem; ssl_certificate_key {here}/key.pem;
     root {root};
     location = /{bucket} {{ proxy_pass http://127.0.0.1:{listing}; }}
     location = /{bucket}/ {{ proxy_pass http://127.0.0.1:{listing}; }}
-    location /{bucket}/ {{ add_header x-amz-checksum-crc64nvme $crc; add_header x-amz-checksum-type $whole; }}
+    location /{bucket}/ {{ add_header x-amz-checksum-{algorithm} $digest; add_header x-amz-checksum-type $whole; }}
     location /acme/ {{ rewrite ^/acme/([^/]+)/[0-9a-f]+/(.+)$ /{bucket}/{prefix}/$1/$2 break; }}
   }}
 }}
@@ -67,12 +68,13 @@ class Store(NamedTuple):
 
 
 @contextmanager
-def store(scratch: Path, *, digests: bool = True) -> Iterator[Store]:
+def store(scratch: Path, *, told: str | None = "crc64nvme") -> Iterator[Store]:
     """Serve ``scratch/data``, the directory of the bucket, with nginx over HTTP and HTTPS.
 
     Args:
         scratch: a directory with ``data/<BUCKET>/<PREFIX>/<model>`` in it.
-        digests: HEAD tells the CRC64NVME of the object, as S3 does of what today's clients upload.
+        told: which digest of the object HEAD tells: ``crc64nvme``, as S3 does of what today's clients upload,
+            ``sha256``, as of what was uploaded with one, or none.
 
     Raises:
         Missing: there is no nginx, or no openssl.
@@ -84,12 +86,13 @@ def store(scratch: Path, *, digests: bool = True) -> Iterator[Store]:
     (here / "tmp").mkdir(parents=True, exist_ok=True)
     _certificate(here)
     port, tls, listing = free_ports(3)
-    told = [(file, _crc(file)) for file in data.rglob("*") if file.is_file()] if digests else []
+    files = [file for file in data.rglob("*") if file.is_file()] if told else []
     config = _CONFIG.format(
         workers=os.cpu_count(),
         here=here,
         user="user root;" if os.getuid() == 0 else "",
-        digests=" ".join(f'"HEAD:/{file.relative_to(data)}" "{digest}";' for file, digest in told),
+        algorithm=told,
+        digests=" ".join(f'"HEAD:/{file.relative_to(data)}" "{_digest(file, told)}";' for file in files),
         port=port,
         tls=tls,
         listing=listing,
@@ -175,9 +178,13 @@ def _certificate(here: Path) -> None:
     subprocess.run([*request, *names, *files], check=True, capture_output=True)
 
 
-def _crc(file: Path) -> str:
+def _digest(file: Path, algorithm: str | None) -> str:
+    """Return a digest as S3 writes it."""
     from awscrt import checksums
 
+    if algorithm == "sha256":
+        with file.open("rb") as content:
+            return b64encode(hashlib.file_digest(content, algorithm).digest()).decode()
     value, block = 0, memoryview(bytearray(1 << 20))
     with file.open("rb") as content:
         while count := content.readinto(block):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vllmrt.transfer.target import Target
     from vllmrt.types import ReadableRange, RemoteFile
 
-BLOCK = 1 << 20
-"""Bytes of a read: larger blocks cost cache, smaller ones system calls (reference: s3-facts, "Traps")."""
+BLOCK = 2 << 20
+"""Bytes of a read: larger blocks cost memory, smaller ones system calls and waits for the interpreter's lock."""
 
 
 class Task(NamedTuple):
