@@ -209,6 +209,34 @@ def test_a_permanent_refusal_ends_it_at_once_and_keeps_what_came(tmp_path: Path,
     assert again.asked[0] != ("a", 0, 16 * MIB)
 
 
+def test_what_another_connection_had_of_its_range_is_kept_too(tmp_path: Path) -> None:
+    contents = {"a": os.urandom(8 * MIB), "b": b"b"}
+    halfway = threading.Event()
+
+    class Halfway(Bytes):
+        def readinto(self, buffer: memoryview) -> int:
+            if self.position < 4 * MIB:
+                return super().readinto(buffer)
+            halfway.set()
+            time.sleep(10)  # also when it is closed
+            return 0
+
+    def refused(_: Bytes) -> Bytes:
+        assert halfway.wait(20)
+        raise SourceError("403")
+
+    both = Origin(contents, [])
+    both.open = lambda file, start, stop: (  # type: ignore[method-assign]
+        refused if file.path == "b" else turned(Halfway)
+    )(Bytes(contents[file.path], start, stop))
+    with pytest.raises(SourceError, match="403"):
+        transfer(tmp_path / "s", both, remote(contents))
+    again = Origin(contents)
+    transfer(tmp_path / "s", again, remote(contents))
+    assert whole(tmp_path / "s", contents)
+    assert min(start for path, start, _ in again.asked if path == "a") >= 4 * MIB
+
+
 def test_bytes_that_differ_twice_are_refused(tmp_path: Path) -> None:
     contents = {"a": b"x" * MIB}
     with pytest.raises(IntegrityError, match="a differs from the digest"):

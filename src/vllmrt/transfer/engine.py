@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ChangedError, IntegrityError, SourceError, TransientSourceError, VllmrtError
@@ -276,8 +277,9 @@ class Engine:
             if worker.ident is not None:
                 worker.join(max(0.0, deadline - time.monotonic()))
         for worker in self._workers:
-            if (task := self._release(worker)) is not None and self._error is None:
-                self._targets[task.part.file.path].arrived(task.part.start, worker.position)
+            if (task := self._release(worker)) is not None:
+                with suppress(OSError, VllmrtError):  # what ended it matters more
+                    self._targets[task.part.file.path].arrived(task.part.start, worker.position)
 
 
 def _is_final(error: BaseException) -> bool:
