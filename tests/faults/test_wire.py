@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -185,3 +186,18 @@ def test_a_signed_url_that_is_never_good(world: World) -> None:
     assert "403" in done.err
     assert world.which() is None
     assert len(world.hub.seen) < 100
+
+
+@pytest.mark.parametrize("source", ["hf-hub", "r2"])
+def test_a_program_reads_what_went_wrong_and_what_was_proven(world: World, old: Version, source: str) -> None:
+    if source == "r2":
+        world.use_s3()
+    world.strike(SECOND, RANGE, status=503)
+    done = world.resolve("--log-format", "json")
+    assert done.code == 0, done.err
+    events = {event["event"]: event for event in map(json.loads, done.err.splitlines())}
+    assert events["transfer.retry"]["retries"] == 1
+    assert events["transfer.retry"]["reason"].endswith("503 Service Unavailable")
+    assert events["transfer.start"]["files"] == len(old.files)
+    proven = {"by": {"sha256": 2, "git-sha1": len(old.files) - 2}, "noted": 0}
+    assert events["verify.ok"].items() >= (proven if source == "hf-hub" else {"by": {}, "noted": len(old.files)}).items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from vllmrt.errors import LockTimeout, SourceError
-from vllmrt.events import PROGRESS, Event, human_size
 from vllmrt.locking import taken_away
 from vllmrt.paths import check_listing, is_ours, safe_join
 from vllmrt.resolve import disk, recovery
 from vllmrt.resolve.manifest import FileState
 from vllmrt.resolve.publish import wait_for_another
+from vllmrt.resolve.reporting import Reporter, announce, verified
 from vllmrt.resolve.reuse import plan_reuse, reuse
 from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
 from vllmrt.transfer import ranges
-from vllmrt.transfer.engine import Engine, Progress
+from vllmrt.transfer.engine import Engine
 from vllmrt.transfer.journal import Journal
 from vllmrt.transfer.target import Target
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 HEADROOM = 64 << 20
 """Bytes that are to stay free on the disk of the store."""
-_REPORT_EVERY = 0.5
 
 
 class Staged(NamedTuple):
@@ -111,7 +109,7 @@ class Fetcher:
         if plan.identical and published:
             return published
         self._store.admit(staging, plan.wanted, headroom=HEADROOM)
-        self._announce(source, candidate, selection, plan.wanted)
+        announce(self._emit, source, candidate, selection, plan.wanted)
         try:
             with disk.writing(self._store.root):
                 inodes = {path: os.lstat(staging / recovery.FILES / path).st_ino for path in plan.reused}
@@ -120,6 +118,8 @@ class Fetcher:
         except LockTimeout:
             return self._of_another(source, candidate, selection, request)
         states = plan.reused | {path: state for path, (state, _) in fetched.items()}
+        if plan.wanted:
+            verified(self._emit, source, plan.wanted, states)
         inodes |= {path: inode for path, (_, inode) in fetched.items()}
         return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes, renamed_ns)
 
@@ -171,48 +171,13 @@ class Fetcher:
                 done = {target.file.path: target.here() for target in targets}
                 parts = ranges.plan(files, done, connections=connections)
                 engine = Engine(opener, targets, journal, connections=connections, stall=self._settings.stall_timeout)
-                engine.run(parts, self._reporter(source, files, parts))
+                engine.run(parts, Reporter(self._emit, self._note, source, len(files), parts))
             finally:
                 for target in targets:
                     target.close()
         for target in targets:
             _place(target.path, safe_join(staging / recovery.FILES, target.file.path))
         return {target.file.path: (_state(target), target.inode) for target in targets}
-
-    def _announce(self, source: str, candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> None:
-        left_out = sum(file.size for file in selection.left_out)
-        size = sum(file.size for file in wanted)
-        revision = f"{candidate.revision[:7]} · " if candidate.revision else ""
-        saved = f" ({human_size(left_out)} left out)" if left_out else ""
-        here = len(selection.wanted) - len(wanted)
-        kept = f", {here} are here" if here else ""
-        text = f"{revision}{len(wanted)} files · {human_size(size)}{saved}{kept} · {candidate.location}"
-        data = {"source": source, "files": len(wanted), "bytes": size, "left_out": left_out, "reused": here}
-        self._emit(Event("transfer.start", source, text, data=data))
-
-    def _reporter(
-        self, source: str, files: Sequence[RemoteFile], parts: Sequence[ranges.Range]
-    ) -> Callable[[Progress], None]:
-        begin = shown = time.monotonic()
-        total = sum(part.stop - part.start for part in parts)
-
-        def report(progress: Progress) -> None:
-            nonlocal shown
-            now = time.monotonic()
-            if now - shown < _REPORT_EVERY or not total:
-                return
-            shown = now
-            rate = progress.received / (now - begin)
-            left = (total - progress.received) / rate if rate else 0
-            text = (
-                f"{progress.received / total:4.0%}  {human_size(progress.received)} of {human_size(total)}  "
-                f"{human_size(rate)}/s  {left:.0f} s left  {progress.verified}/{len(files)} verified"
-            )
-            data = {"received": progress.received, "total": total, "rate": round(rate), "verified": progress.verified}
-            self._emit(Event(PROGRESS, source, text, data=data | {"retries": progress.retries}))
-            self._note(text)
-
-        return report
 
 
 def _usable(files: Sequence[RemoteFile], root: Path) -> tuple[RemoteFile, ...]:

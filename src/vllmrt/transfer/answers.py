@@ -20,8 +20,9 @@ _TRANSIENT = frozenset({408, 425, 429})
 _CHANGED = frozenset({412, 416})
 _EXCERPT = 2048
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
-_NAMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Letters alone: a server that repeats a token has digits or an underscore in it.
+_CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
+_NAMED = re.compile(r"[A-Za-z]{1,64}")
 _LONGEST_PATH = 200
 
 

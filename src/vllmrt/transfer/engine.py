@@ -39,11 +39,13 @@ class Progress(NamedTuple):
         received: bytes that came over the wire in this run.
         verified: files that are complete and proven.
         retries: connections that were given up or refused.
+        trouble: why the last of them was.
     """
 
     received: int
     verified: int
     retries: int
+    trouble: str = ""
 
 
 class Engine:
@@ -79,6 +81,7 @@ class Engine:
         self._verified: set[str] = set()
         self._mismatched: set[str] = set()
         self._retries = 0
+        self._trouble = ""
         self._gone = 0
         self._error: BaseException | None = None
         self._stopped = False
@@ -187,6 +190,7 @@ class Engine:
         pause = getattr(error, "retry_after", None) or _FIRST_PAUSE * 2 ** (failures - 1)
         with self._changed:
             self._retries += 1
+            self._trouble = str(error)
             rest = Range(part.file, position, part.stop)
             self._tasks.appendleft(Task(rest, failures, time.monotonic() + min(pause, LONGEST_PAUSE)))
             self._changed.notify_all()
@@ -247,7 +251,7 @@ class Engine:
     def progress(self) -> Progress:
         """Return how far the transfer is."""
         live = sum(worker.received for worker in self._workers)
-        return Progress(self._gone + live, len(self._verified), self._retries)
+        return Progress(self._gone + live, len(self._verified), self._retries, self._trouble)
 
     def _give_up_stalled(self) -> None:
         now = time.monotonic()
