@@ -200,4 +200,6 @@ def test_a_program_reads_what_went_wrong_and_what_was_proven(world: World, old: 
     assert events["transfer.retry"]["reason"].endswith("503 Service Unavailable")
     assert events["transfer.start"]["files"] == len(old.files)
     proven = {"by": {"sha256": 2, "git-sha1": len(old.files) - 2}, "noted": 0}
-    assert events["verify.ok"].items() >= (proven if source == "hf-hub" else {"by": {}, "noted": len(old.files)}).items()
+    assert (
+        events["verify.ok"].items() >= (proven if source == "hf-hub" else {"by": {}, "noted": len(old.files)}).items()
+    )

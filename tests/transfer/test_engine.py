@@ -21,10 +21,10 @@ from vllmrt.errors import (
     VllmrtError,
 )
 from vllmrt.transfer import hashing, ranges
+from vllmrt.transfer.crew import WAITING, Load
 from vllmrt.transfer.engine import Engine, Progress
 from vllmrt.transfer.hashing import FileHash
 from vllmrt.transfer.journal import Journal
-from vllmrt.transfer.load import FEW, Load
 from vllmrt.transfer.target import Target
 from vllmrt.types import Digest, RemoteFile
 
@@ -452,7 +452,7 @@ def test_more_connections_join_while_the_processors_have_time(
     contents = {f"{number}.bin": bytes(8 * MIB) for number in range(4 * connections)}
     transfer(tmp_path, Origin(contents, [turned(Slow)] * 1000), remote(contents), connections=connections)
     assert whole(tmp_path, contents)
-    assert Slow.most == (connections if share < FEW else max(2, connections - 6))
+    assert Slow.most == (connections if share < WAITING else max(2, connections - 6))
 
 
 def test_the_share_of_the_processors_is_measured() -> None:

@@ -9,15 +9,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ChangedError, IntegrityError, SourceError, TransientSourceError, VllmrtError
-from vllmrt.transfer.load import FEW, Load
+from vllmrt.transfer.crew import Crew
 from vllmrt.transfer.ranges import Range, gaps
-from vllmrt.transfer.worker import Task, Worker
+from vllmrt.transfer.worker import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vllmrt.transfer.journal import Journal
     from vllmrt.transfer.target import Target
+    from vllmrt.transfer.worker import Worker
     from vllmrt.types import ReadableRange, RemoteFile
 
 ATTEMPTS = 5
@@ -27,9 +28,7 @@ STALL = 20.0
 LONGEST_PAUSE = 60.0
 _FIRST_PAUSE = 0.2
 _TICK = 0.1
-_FEWEST = 2
 _SYNC_EVERY = 30.0
-_GOODBYE = 0.5
 
 
 class Progress(NamedTuple):
@@ -55,8 +54,7 @@ class Engine:
         opener: opens the bytes ``start`` to ``stop`` of a file; called from several threads.
         targets: the files, in the order in which they are finished best.
         journal: where finished ranges are noted.
-        connections: how many workers at most. They begin with one a processor, and the others follow where the
-            processors have time for them.
+        connections: how many workers at most.
         stall: seconds, see `STALL`.
     """
 
@@ -72,10 +70,9 @@ class Engine:
         self.open = opener
         self._targets = {target.file.path: target for target in targets}
         self._journal = journal
-        self._connections = connections
         self._stall = stall
+        self._crew = Crew(self, most=connections, stall=stall)
         self._tasks: deque[Task] = deque()
-        self._workers: list[Worker] = []
         self._changed = threading.Condition()
         self._in_flight = 0
         self._verified: set[str] = set()
@@ -105,9 +102,8 @@ class Engine:
         rest = (target.file for path, target in self._targets.items() if path not in fetched)
         self._tasks.extend(Task(Range(file, file.size, file.size)) for file in rest)
         try:
-            load = Load()
-            self._employ(max(_FEWEST, load.processors))
-            self._watch(report, load)
+            self._crew.begin(len(self._tasks))
+            self._watch(report)
         finally:
             self._leave()
         if self._error is not None:
@@ -223,22 +219,15 @@ class Engine:
             self._stopped = True
             self._changed.notify_all()
 
-    def _employ(self, count: int) -> None:
-        """Start workers until there are so many, but no more than there is work for."""
-        waiting = len(self._workers) + len(self._tasks)
-        while len(self._workers) < min(count, self._connections, waiting):
-            self._workers.append(worker := Worker(self))
-            worker.start()
-
-    def _watch(self, report: Callable[[Progress], None], load: Load) -> None:
+    def _watch(self, report: Callable[[Progress], None]) -> None:
         """Wait for the workers; add some, give up those that stall, report, and sync now and then."""
         synced = time.monotonic()
         while not self._over():
             with self._changed:
                 self._changed.wait_for(self._over, _TICK)
-            if load.share() < FEW:
-                self._employ(self._connections)
-            self._give_up_stalled()
+            self._crew.grow(len(self._tasks))
+            for worker in self._crew.replace_stalled():
+                self.failed(worker, TransientSourceError(f"no byte in {self._stall:g} s"))
             report(self.progress())
             if time.monotonic() - synced > _SYNC_EVERY:
                 synced = time.monotonic()
@@ -250,19 +239,7 @@ class Engine:
 
     def progress(self) -> Progress:
         """Return how far the transfer is."""
-        live = sum(worker.received for worker in self._workers)
-        return Progress(self._gone + live, len(self._verified), self._retries, self._trouble)
-
-    def _give_up_stalled(self) -> None:
-        now = time.monotonic()
-        for worker in list(self._workers):
-            if worker.task is None or now - worker.seen <= self._stall:
-                continue
-            worker.abandon()
-            self._workers.remove(worker)
-            self._workers.append(replacement := Worker(self))
-            replacement.start()
-            self.failed(worker, TransientSourceError(f"no byte in {self._stall:g} s"))
+        return Progress(self._gone + self._crew.received, len(self._verified), self._retries, self._trouble)
 
     def _sync(self) -> None:
         durable = self._journal.snapshot()
@@ -274,13 +251,8 @@ class Engine:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        deadline = time.monotonic() + _GOODBYE
-        for worker in self._workers:
-            worker.abandon()
-        for worker in self._workers:
-            if worker.ident is not None:
-                worker.join(max(0.0, deadline - time.monotonic()))
-        for worker in self._workers:
+        self._crew.dismiss()
+        for worker in self._crew.workers:
             if (task := self._release(worker)) is not None:
                 with suppress(OSError, VllmrtError):  # what ended it matters more
                     self._targets[task.part.file.path].arrived(task.part.start, worker.position)
