@@ -14,16 +14,16 @@ import socket
 import ssl
 import struct
 import subprocess
-import sys
 import threading
 from base64 import b64encode
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+from loopback import LoopbackServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,53 +100,11 @@ class Fault:
     hang_up: str | None = None
 
 
-class _Server(ThreadingHTTPServer):
-    """Counts its connections and ends them all."""
-
-    request_queue_size = 128
-    block_on_close = False
-
+class _Server(LoopbackServer):
     def __init__(self, handler: type[BaseHTTPRequestHandler], host: str, tls: ssl.SSLContext | None) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.tls = tls
-        self.accepted = 0
-        self.open: set[socket.socket] = set()
         self.seen: list[Seen] = []
-        self.crashed: list[str] = []
         self.stopping = threading.Event()
-        super().__init__((host, 0), handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server who we are."""
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        self.accepted += 1
-        if self.tls is not None:
-            connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return connection, address
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class has them
-        error = sys.exception()
-        if not isinstance(error, OSError):
-            self.crashed.append(f"{type(error).__name__}: {error}")
-
-    def hang_up(self) -> None:
-        for connection in list(self.open):
-            with suppress(OSError):
-                # that of SSLSocket would let the thread go on without encryption
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        super().__init__(handler, host, tls)
 
 
 class _Listening:

@@ -19,12 +19,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlencode
+
+from loopback import LoopbackServer
 
 if TYPE_CHECKING:
     import ssl
@@ -353,49 +354,16 @@ class FakeHub:
         return _refusal(403 if token else 401, "GatedRepo", text)
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
-    block_on_close = False
-
+class _Server(LoopbackServer):
     def __init__(self, hub: FakeHub, origin: str, tls: ssl.SSLContext | None) -> None:
+        super().__init__(_Handler, "127.0.0.1" if origin == "api" else "localhost", tls)
         self.hub = hub
         self.origin = origin
-        self.tls = tls
-        self.open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1" if origin == "api" else "localhost", 0), _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server who we are."""
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.crashed = hub.crashed
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; the handshake is left to the connection's own thread."""
-        connection, address = super().get_request()
         self.hub.accepted[self.origin] += 1
-        if self.tls is not None:
-            connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return connection, address
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self.open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self.open.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up(self) -> None:
-        """End every connection, so that no thread is left."""
-        for connection in list(self.open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class has them
-        error = sys.exception()
-        if not isinstance(error, OSError):
-            self.hub.crashed.append(f"{type(error).__name__}: {error}")
+        return super().get_request()
 
 
 class _Handler(BaseHTTPRequestHandler):
