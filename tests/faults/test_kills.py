@@ -36,6 +36,7 @@ class Run:
         self.before = world.which()
         self.served = world.served
         self.asked = len(world.bodies.seen)
+        self.earlier = self.claimed()
         self.process: subprocess.Popen[str] = world.start("resolve", "org/name")
 
     def begun(self, phase: str) -> bool:
@@ -46,8 +47,12 @@ class Run:
             return len(self.world.bodies.seen) > self.asked
         if phase == "verify":
             return len(self.world.bodies.seen) > self.asked and self.world.served - self.served >= self.left
-        names = [path.name for path in (self.world.machine.store / ".staging").glob("*/*")]
-        return any(name.startswith(("claim.", "sealed.")) for name in names)
+        return bool(self.claimed() - self.earlier)
+
+    def claimed(self) -> set[str]:
+        """Return the names of what is being published, also by a run that was killed."""
+        names = {path.name for path in (self.world.machine.store / ".staging").glob("*/*")}
+        return {name for name in names if name.startswith(("claim.", "sealed."))}
 
     def check(self) -> bool:
         """Compare what there is now with what was there; return whether the version was published."""
