@@ -61,7 +61,12 @@ def environ(tmp_path_factory: pytest.TempPathFactory, engine: str) -> dict[str, 
     """The environment of a new user: an empty home, and no variable of an earlier life."""
     home = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM", "HF_", "XDG_"))}
-    return kept | {"HOME": str(home), "VLLMRT_VLLM": engine, "VLLM_API_KEY": KEY}
+    return kept | {
+        "HOME": str(home),
+        "VLLMRT_VLLM": engine,
+        "VLLM_API_KEY": KEY,
+        "VLLM_PREFLIGHT_LOCKFILE": str(home / "lock"),
+    }
 
 
 def free_port() -> int:

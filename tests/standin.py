@@ -82,6 +82,33 @@ sleep()
 """
 
 
+# On SIGTERM the first lets the second listen before it ends, which is what a supervisor's next try looks like.
+HAND_OVER = """\
+import os, signal, socket, sys, time
+host, _, port = os.environ["LISTEN"].rpartition(":")
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+s.bind((host, int(port)))
+def ending(*_):
+    open(os.environ["GO"], "w").close()
+    while not os.path.exists(os.environ["GONE"]):
+        time.sleep(0.01)
+    os._exit(0)
+if sys.argv[1] == "serve":
+    signal.signal(signal.SIGTERM, ending)
+    s.listen()
+    open(os.environ["READY"], "w").close()
+else:
+    open(os.environ["READY"], "w").close()
+    while not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
+    s.listen()
+    open(os.environ["GONE"], "w").close()
+while True:
+    time.sleep(100)
+"""
+
+
 class Done(NamedTuple):
     """What a run of vllmrt came to."""
 
@@ -174,6 +201,16 @@ class Machine:
             time.sleep(0.02)
         for process in self.sessions:
             process.wait(10)
+
+
+def hand_over(machine: Machine, port: int) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
+    """Start a vLLM, and another program that has its port as soon as it is stopped."""
+    program = machine.path / "over" / "vllm"
+    program.parent.mkdir()
+    program.write_text(HAND_OVER)
+    names = {"LISTEN": f"127.0.0.1:{port}", "GO": f"{program}.go", "GONE": f"{program}.gone"}
+    first = machine.start([sys.executable, program, "serve"], **names)
+    return first, machine.start([sys.executable, program, "wait"], **names)
 
 
 @pytest.fixture

@@ -34,7 +34,13 @@ LINES = [
     {"testing"},
 ]
 STAGES = 3
-AMONG_STAGES = {("resolve", "transfer"), ("resolve", "validate"), ("builtin", "validate"), ("builtin", "preflight")}
+AMONG_STAGES = {
+    ("resolve", "transfer"),
+    ("resolve", "validate"),
+    ("preflight", "gpu"),
+    ("builtin", "validate"),
+    ("builtin", "preflight"),
+}
 
 
 class Import(NamedTuple):
@@ -214,8 +220,8 @@ def test_nobody_takes_what_is_private_to_another_module() -> None:
 def test_only_the_command_line_reads_the_environment() -> None:
     names = {"environ", "environb", "getenv", "getenvb", "putenv"}
     for file, tree in TREES.items():
-        # proxies and certificates of an HTTP client are the environment's own business, in every program
-        if part(dotted(file)) == "cli" or dotted(file) == "vllmrt.transfer.connection":
+        # proxies and certificates of an HTTP client, and the dynamic loader, are the environment's own business
+        if part(dotted(file)) == "cli" or dotted(file) in {"vllmrt.transfer.connection", "vllmrt.gpu.driver"}:
             continue
         for node, _ in walk(tree):
             used = isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os"
@@ -318,6 +324,8 @@ def machine(tmp_path: Path) -> dict[str, str]:
         "PYTHONPATH": str(site),
         "VLLM_MODELS_DIR": str(tmp_path / "models"),
         "VLLM_MODEL_SOURCES": "local",
+        "VLLM_PORT": "20799",
+        "VLLM_PREFLIGHT_LOCKFILE": str(tmp_path / "lock"),
         "VLLMRT_VLLM": str(engine),
     }
 

@@ -112,9 +112,19 @@ class ModelRejected(ResolveError):
 
 
 class LockTimeout(VllmrtError):
-    """Another process holds the lock of this model."""
+    """Another process holds the lock of this model.
+
+    Args:
+        message: as in `VllmrtError`.
+        hint: as in `VllmrtError`.
+        pid: who holds it, where that is a process of this machine.
+    """
 
     exit_code = ExitCode.LOCK_TIMEOUT
+
+    def __init__(self, message: str, *, hint: str | None = None, pid: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.pid = pid
 
 
 class NoSpace(VllmrtError):

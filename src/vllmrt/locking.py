@@ -101,6 +101,7 @@ def _acquire(path: Path, timeout: float, waiting: Callable[[Holder | None], None
             raise LockTimeout(
                 f"{path} is held by {holder or 'another process'}; waited {timeout:g} s",
                 hint="wait for it, stop it, or raise VLLM_RESOLVE_LOCK_TIMEOUT",
+                pid=holder.pid if holder and holder.host == os.uname().nodename else None,
             )
         if told != holder:
             waiting(holder)

@@ -1,8 +1,9 @@
-"""``vllmrt up``: resolve, then serve. The stages do not know each other; values pass between them here."""
+"""``vllmrt up``: inspect, resolve, reclaim, serve. The stages do not know each other; values pass between them here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllmrt import discovery
 from vllmrt.errors import ConfigError, ServeRefused
@@ -14,6 +15,7 @@ from vllmrt.types import ModelRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from vllmrt.events import Emit
@@ -35,23 +37,39 @@ def resolve(layers: Layers, emit: Emit) -> Resolved:
     return resolved
 
 
-def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[str]) -> tuple[Resolved, LaunchPlan]:
-    """Resolve the model and plan its launch.
+class Ready(NamedTuple):
+    """A model that is ready to be served.
+
+    Attributes:
+        resolved: the model.
+        plan: of its launch.
+        clearing: a block in which port and GPUs are free for it: entering stops a stale server. Its value is the answer
+            of the preflight, empty where none was wanted.
+    """
+
+    resolved: Resolved
+    plan: LaunchPlan
+    clearing: AbstractContextManager[dict[str, Any]]
+
+
+def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[str]) -> Ready:
+    """Look at port and GPUs, resolve the model, and plan its launch; nothing is stopped yet.
 
     Raises:
-        VllmrtError: as `resolve`, or ServeRefused.
+        VllmrtError: as `resolve`, PreflightError, or ServeRefused.
     """
     from vllmrt.serve.engine import find_engine
 
     prepared = _prepare(layers, emit)
     find_engine(layers.settings, environ)
+    clearing = _inspect(layers.settings, prepared[1], emit)
     resolved = _resolve(*prepared, layers.settings, emit)
     if not layers.settings.dry_run:
         try:
             _write_env_file(layers.settings, resolved, emit)
         except ConfigError as error:  # it is for other tools; the launch does not need it
             emit(Event("resolve.envfile", "env file", str(error), "warning"))
-    return resolved, _plan(layers, resolved.path, resolved.request.model_id, environ, extra)
+    return Ready(resolved, _plan(layers, resolved.path, resolved.request.model_id, environ, extra), clearing)
 
 
 class Told(NamedTuple):
@@ -59,6 +77,7 @@ class Told(NamedTuple):
 
     Attributes:
         request: which model.
+        port: what would be done about the port, as `vllmrt.preflight.run.Preflight.outlook` says it.
         offers: what each source says, in order.
         path: what would be served; None where no source has the model.
         free: bytes on the disk of the store.
@@ -69,6 +88,7 @@ class Told(NamedTuple):
     """
 
     request: ModelRequest
+    port: dict[str, Any]
     offers: list[Offer]
     path: Path | None
     free: int | None
@@ -84,19 +104,22 @@ def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence
     Raises:
         VllmrtError: a name or source that cannot be used, or ServeRefused.
     """
+    from vllmrt.preflight.run import Preflight
     from vllmrt.resolve.planning import Planner
     from vllmrt.serve.argv import format_command
 
     request, host = _prepare(layers, emit)
+    port = Preflight(layers.settings, host, emit).outlook() if layers.settings.preflight else {}
     planner = Planner(host, layers.settings)
     offers = list(planner.offers(request, layers.settings.model_sources))
     path = next((offer.path for offer in offers if offer.path), None)
     if path is None:
-        return Told(request, offers, None, planner.free(), [], "", {}, [])
+        return Told(request, port, offers, None, planner.free(), [], "", {}, [])
     launch = _plan(layers, path, request.model_id, environ, extra, dry_run=True)
     added = {name: value for name, value in launch.environ.items() if environ.get(name) != value}
     removed = sorted(set(environ) - set(launch.environ))
-    return Told(request, offers, path, planner.free(), launch.argv, format_command(launch.argv), added, removed)
+    command = format_command(launch.argv)
+    return Told(request, port, offers, path, planner.free(), launch.argv, command, added, removed)
 
 
 def serve(layers: Layers, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
@@ -129,6 +152,17 @@ def _prepare(layers: Layers, emit: Emit) -> tuple[ModelRequest, PluginHost]:
     if "model_sources" in layers.origins:
         host.require(discovery.SOURCES, settings.model_sources)
     return request, host
+
+
+def _inspect(settings: Settings, host: PluginHost, emit: Emit) -> AbstractContextManager[dict[str, Any]]:
+    """Refuse what no model can mend; return the block that stops what is stale."""
+    if not settings.preflight:
+        return nullcontext({})
+    from vllmrt.preflight.run import Preflight
+
+    checks = Preflight(settings, host, emit)
+    found = checks.inspect()
+    return nullcontext(found) if settings.dry_run else checks.cleared()
 
 
 def _resolve(request: ModelRequest, host: PluginHost, settings: Settings, emit: Emit) -> Resolved:

@@ -270,6 +270,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         Path | None, Var("logging", "PROMETHEUS_MULTIPROC_DIR", "Directory for metrics of several server processes")
     ] = None
 
+    preflight: Annotated[
+        bool,
+        Var("up", None, "Look at port and GPUs, and stop a stale vLLM when the new model is ready", flag="--preflight"),
+    ] = True
     dry_run: Annotated[
         bool,
         Var(

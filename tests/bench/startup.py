@@ -23,7 +23,7 @@ NOTE = "From the model that comes with vllmrt to the launch, without the launch.
 def measure(setting: Setting) -> list[Table]:
     """Measure in this environment, and in one with many distributions."""
     engine = os.environ.get("VLLMRT_TEST_ENGINE") or _pretended_engine(setting.scratch)
-    environ = tools.environ(setting.scratch, VLLMRT_VLLM=engine)
+    environ = tools.environ(setting.scratch, VLLMRT_VLLM=engine, VLLM_PORT="20799")  # where nobody listens
     crowded = environ | {"PYTHONPATH": str(_two_hundred_distributions(setting.scratch))}
     return [
         _table(setting, "Warm `vllmrt up --dry-run`", environ),

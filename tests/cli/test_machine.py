@@ -66,7 +66,8 @@ class Done(NamedTuple):
 class Machine:
     """A user's machine below `root`: ``home``, ``bin`` on PATH, ``site`` on PYTHONPATH once something is installed.
 
-    Only the source ``local`` is asked unless a test says otherwise.
+    Only the source ``local`` is asked unless a test says otherwise. ``up`` does without its preflight: what the tester's
+    own machine serves, and what other tests leave behind for a moment, is none of a test's business.
     """
 
     def __init__(self, root: Path) -> None:
@@ -87,6 +88,7 @@ class Machine:
             "PYTHONPATH": str(self.site),
             "VLLMRT_VLLM": str(self.engine),
             "VLLM_MODEL_SOURCES": "local",
+            "VLLMRT_PREFLIGHT": "0",
             "XDG_CACHE_HOME": str(self.home / "cache"),
             "XDG_CONFIG_HOME": str(self.home / "config"),
             "XDG_DATA_HOME": str(self.home / "data"),

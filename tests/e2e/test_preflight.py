@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 @pytest.fixture
 def server(environ: dict[str, str], tmp_path: Path) -> Iterator[Server]:
-    environ = environ | {"VLLM_PREFLIGHT_LOCKFILE": str(tmp_path / "lock"), "VLLM_SKIP_GPU_CHECK": "1"}
+    environ = environ | {"VLLM_SKIP_GPU_CHECK": "1"}
     started = start([str(VLLMRT), "up", "--", "--enforce-eager"], environ, tmp_path / "log")
     try:
         smoke(started)
@@ -67,7 +67,7 @@ def test_an_engine_whose_launcher_was_killed_is_found_and_stopped(server: Server
 
 def test_a_real_vllm_behind_the_preflight(environ: dict[str, str], tmp_path: Path) -> None:
     """Killed with -9, vllmrt leaves nothing of it behind."""
-    environ = environ | {"VLLM_PREFLIGHT_LOCKFILE": str(tmp_path / "lock"), "VLLM_START_BIND_TIMEOUT": "240"}
+    environ = environ | {"VLLM_START_BIND_TIMEOUT": "240"}
     command = [str(VLLMRT), "preflight", "--", str(VLLMRT), "up", "--", "--enforce-eager"]
     server = start(command, environ, tmp_path / "log")
     try:

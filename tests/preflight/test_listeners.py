@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vllmrt.errors import ConfigError
 from vllmrt.preflight.listeners import Endpoint, endpoint, listening, targets
-from vllmrt.preflight.sockdiag import v6only_listeners
+from vllmrt.preflight.sockdiag import is_silent, v6only_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +139,24 @@ def test_many_listeners_are_told_apart_by_sock_diag() -> None:
         finally:
             for other in others:
                 other.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])  # noqa: S104 - for a moment
+def test_a_port_is_silent_where_nobody_listens(address: str) -> None:
+    with listener(address) as port:
+        assert not is_silent(port)
+    assert is_silent(port)
+
+
+def test_where_the_kernel_does_not_say_the_table_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without the module for a protocol refuses the query; protocol 253 has none anywhere (RFC 3692)."""
+    with listener("127.0.0.1") as port:
+        monkeypatch.setattr(socket, "IPPROTO_TCP", 253)
+        assert v6only_listeners(port) is None
+        assert not is_silent(port)
+        assert not is_silent(1)
+        assert [one.address for one in listening(targets("127.0.0.1", port), port)] == [f"127.0.0.1:{port}"]
+        assert listening(targets("127.0.0.1", 1), 1) == []
 
 
 RECORDED = """\

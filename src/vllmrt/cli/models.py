@@ -28,7 +28,7 @@ def models() -> None:
 
 
 @app.command("list")
-@command("models_dir")
+@command("--models-dir")
 def show_all(run: Run) -> None:
     """List the models in the store; what was not published by vllmrt is marked as yours."""
     from vllmrt.resolve import inventory
@@ -43,7 +43,7 @@ def show_all(run: Run) -> None:
 
 
 @app.command()
-@command("models_dir")
+@command("--models-dir")
 def show(run: Run, name: Name) -> None:
     """Tell what is known of one model: its manifest."""
     from vllmrt.resolve import inventory
@@ -64,7 +64,7 @@ def show(run: Run, name: Name) -> None:
 
 
 @app.command()
-@command("models_dir")
+@command("--models-dir")
 def verify(
     run: Run, name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="As of show; without it, all.")] = None
 ) -> None:
@@ -89,7 +89,7 @@ def verify(
 
 
 @app.command()
-@command("models_dir", "dry_run")
+@command("--models-dir", "--dry-run")
 def rm(run: Run, name: Name) -> None:
     """Remove one published model, unless a process has it open."""
     from vllmrt.resolve import inventory
@@ -115,7 +115,7 @@ def rm(run: Run, name: Name) -> None:
 
 
 @app.command()
-@command("models_dir", "dry_run")
+@command("--models-dir", "--dry-run")
 def gc(
     run: Run,
     keep: Annotated[

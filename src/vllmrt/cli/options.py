@@ -66,11 +66,11 @@ def command(
     """Give a function ``f(run, …)`` the flags of some rows of the settings table, and the options of every command.
 
     Args:
-        wanted: sections of `vllmrt.settings.Var`, or single fields; ``model`` adds the MODEL argument.
+        wanted: sections of `vllmrt.settings.Var`, or single flags; ``model`` adds the MODEL argument.
         takes_extra: whether arguments may follow ``--``.
         json_setting: the field that asks for JSON as ``--json`` does.
     """
-    rows = [row for row in layers.rows() if row.var.flag and {row.var.section, row.field} & set(wanted)]
+    rows = [row for row in layers.rows() if row.var.flag and {row.var.section, row.var.flag} & set(wanted)]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)

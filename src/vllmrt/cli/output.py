@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TextIO
 
 from vllmrt.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from vllmrt.cli.options import Run
     from vllmrt.serve.launch import LaunchPlan
 
 
-def show_launch(run: Run, plan: LaunchPlan, facts: Mapping[str, object], *, print_cmd: bool) -> None:
-    """Say what is launched, and launch it unless this is a dry run."""
-    from vllmrt.serve.argv import format_command
+def show_launch(
+    run: Run,
+    plan: LaunchPlan,
+    facts: Mapping[str, object],
+    *,
+    print_cmd: bool,
+    clearing: AbstractContextManager[dict[str, Any]] | None = None,
+) -> None:
+    """Say what is launched, and launch it unless this is a dry run.
+
+    Args:
+        run: of the command.
+        plan: of the launch.
+        facts: what its JSON object has besides.
+        print_cmd: True to print the bare command line.
+        clearing: entered when nothing else can be refused any more: what has to be stopped for the new server. Its
+            value goes into the JSON object as ``preflight``.
+    """
     from vllmrt.serve.launch import check, launch
 
     for warning in plan.warnings:
         run.emit(Event("serve.warning", "serve", warning, "warning"))
     dry = run.layers.settings.dry_run
+    if not dry:
+        check(plan)
+    with clearing or nullcontext({}) as told:
+        _show_command(run, plan, print_cmd=print_cmd)
+        if run.json:
+            preflight = {"preflight": told} if told else {}
+            run.print_json({"ok": True, **facts, **preflight, "argv": plan.argv, "dry_run": dry})
+        if not dry:
+            launch(plan)
+
+
+def _show_command(run: Run, plan: LaunchPlan, *, print_cmd: bool) -> None:
+    from vllmrt.serve.argv import format_command
+
     shown = format_command(plan.argv)
     if print_cmd:
         sys.stderr.write(shown + "\n")
     else:
-        run.emit(Event("serve.command", "serve", shown, data={"argv": plan.argv, "dry_run": dry}))
-    if not dry:
-        check(plan)
-    if run.json:
-        run.print_json({"ok": True, **facts, "argv": plan.argv, "dry_run": dry})
-    if dry:
-        return
-    launch(plan)
+        data = {"argv": plan.argv, "dry_run": run.layers.settings.dry_run}
+        run.emit(Event("serve.command", "serve", shown, data=data))
 
 
 def show_table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -15,7 +15,7 @@ _SECRET = "********"  # noqa: S105 - what stands in its place
 
 
 @app.command(epilog="Arguments after -- are those that vllmrt up would be given.")
-@command("model", "transfer", "stores", "server", "engine", "logging", "plugins", takes_extra=True)
+@command("model", "transfer", "stores", "server", "engine", "logging", "plugins", "up", takes_extra=True)
 def plan(run: Run) -> None:
     """Ask every source for a model, and say what vllmrt up would fetch and launch; nothing is moved.
 
@@ -28,6 +28,7 @@ def plan(run: Run) -> None:
             {
                 "ok": told.path is not None,
                 "model": told.request.identity,
+                "preflight": told.port,
                 "offers": [offer._asdict() for offer in told.offers],
                 "path": told.path,
                 "free": told.free,

@@ -12,7 +12,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-@command("model", "transfer", "stores", "plugins", "dry_run")
+@command("model", "transfer", "stores", "plugins", "--dry-run")
 def resolve(run: Run) -> None:
     """Find a model, prove that it is whole, and write the env file that serve reads.
 

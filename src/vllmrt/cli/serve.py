@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog="Arguments after -- go to vllm serve as they are.")
-@command("model", "server", "engine", "logging", "dry_run", takes_extra=True)
+@command("model", "server", "engine", "logging", "--dry-run", takes_extra=True)
 def serve(
     run: Run,
     *,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vllmrt.gpu import cascade, devices, thresholds
+from vllmrt.gpu import cascade, devices
 from vllmrt.gpu.report import SKIPPED, GpuReport
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def check(settings: Settings, host: PluginHost) -> GpuReport:
     found = cascade.ask(settings, host, asked)
     if found.probe is None:
         return GpuReport(SKIPPED, skips=found.skips, warnings=(*cuda.warnings, _unchecked(found)))
+    from vllmrt.gpu import thresholds
+
     chosen = devices.select(found.gpus, wanted)
     problems = (
         *thresholds.absences(found, chosen, lambda: cascade.all_of(settings, host, found)),

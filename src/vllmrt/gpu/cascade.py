@@ -8,7 +8,7 @@ import msgspec
 
 from vllmrt import discovery
 from vllmrt.errors import VllmrtError
-from vllmrt.gpu import child
+from vllmrt.gpu import driver
 from vllmrt.settings import Settings
 from vllmrt.types import GpuStatus, Skip
 
@@ -68,6 +68,10 @@ def _probe(host: PluginHost, name: str, devices: tuple[str, ...], seconds: float
     entry = host.select(discovery.GPU_PROBES, name)
     if entry is None:
         return Skip("it is not installed", hint=f"pip install vllmrt-gpu-{name}")
+    if absent := driver.absence(name):
+        return absent
+    from vllmrt.gpu import child
+
     line = child.run(lambda: _answer(host, entry, devices), seconds)
     if isinstance(line, Skip):
         return Skip(f"{entry.owner}: {line.reason}", hint=line.hint)

@@ -86,8 +86,14 @@ def refuse(report: GpuReport, *, later: Collection[str] = ()) -> None:
         raise GpuUnhealthy(message, hint="\n".join(hints) or None, facts=report.as_json())
 
 
-def tell(report: GpuReport, emit: Emit) -> None:
-    """Show a report; of its problems only those that stop nothing, because `refuse` has the others."""
+def tell(report: GpuReport, emit: Emit, *, later: Collection[str] = ()) -> None:
+    """Show a report; of its problems only those that stop nothing, because `refuse` has the others.
+
+    Args:
+        report: as `vllmrt.gpu.check` returned it.
+        emit: shows an event.
+        later: as for `refuse`.
+    """
     if report.gpus:
         facts = {"source": report.source, "gpus": len(report.gpus), "visible": report.visible}
         emit(Event("gpu.status", "gpu", f"{summary(report.gpus)} · {report.source}", data=facts))
@@ -95,7 +101,7 @@ def tell(report: GpuReport, emit: Emit) -> None:
             data = {"probe": name, "reason": skip.reason, "hint": skip.hint}
             emit(Event("gpu.skip", "gpu", f"{name} skipped: {skip.reason}", data=data))
     for problem in report.problems:
-        if not problem.fatal:
+        if not problem.fatal or problem.code in later:
             emit(Event("gpu.warning", "gpu", problem.message, "warning", {"code": problem.code}))
     for warning in report.warnings:
         emit(Event("gpu.warning", "gpu", warning, "warning", {"code": None}))

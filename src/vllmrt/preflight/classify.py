@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from vllmrt.types import ProcessInfo
 
 PREFIX = "VLLM"
+# Texts, and compiled at their first use: where no process has to be judged, none is.
 # Nix and Flox start a program through a wrapper, and rename the program itself.
 _WRAPPED = r"(?:-wrapped_*)?"
-_VLLM = re.compile(rf"\.?vllm{_WRAPPED}")
-_PYTHON = re.compile(rf"\.?(?:python|pypy)[\d.]*t?{_WRAPPED}")
-_INTERPRETER = re.compile(rf"\.?(?:(?:python|pypy|perl|ruby|node|lua)[\d.]*t?|(?:ba|da|z|k)?sh){_WRAPPED}")
+_VLLM = rf"\.?vllm{_WRAPPED}"
+_PYTHON = rf"\.?(?:python|pypy)[\d.]*t?{_WRAPPED}"
+_INTERPRETER = rf"\.?(?:(?:python|pypy|perl|ruby|node|lua)[\d.]*t?|(?:ba|da|z|k)?sh){_WRAPPED}"
 _ENTRYPOINTS = "vllm.entrypoints"
 _CLI = {"vllm", "vllm.entrypoints.cli", "vllm.entrypoints.cli.main"}
-_SCRIPT = re.compile(r"(?:.*/)?vllm/entrypoints/(?:.*/)?[^/]+\.py", re.DOTALL)
+_SCRIPT = r"(?s:(?:.*/)?vllm/entrypoints/(?:.*/)?[^/]+\.py)"
 # Options of python (python --help) that take a value in the next word.
 _WITH_VALUE = {"-W", "-X", "--check-hash-based-pycs"}
 # -m or -c among the letters of one word; -W and -X take the rest of theirs.
-_RUN = re.compile(r"-[a-zA-VYZ]*?(?P<option>[cm])(?P<value>.*)", re.DOTALL)
+_RUN = r"(?s:-[a-zA-VYZ]*?(?P<option>[cm])(?P<value>.*))"
 _ENGINE = r"(?:EngineCore|Worker|DPCoordinator)"
 
 
@@ -52,7 +53,7 @@ def is_engine(title: str, prefix: str = PREFIX) -> bool:
 
 def is_python(process: ProcessInfo) -> bool:
     """Tell whether a process is a Python, and so may have started an engine."""
-    return any(_PYTHON.fullmatch(_name(text)) for text in (process.exe or "", *process.argv[:1]))
+    return any(re.fullmatch(_PYTHON, _name(text)) for text in (process.exe or "", *process.argv[:1]))
 
 
 def _is_titled(title: str, prefix: str) -> bool:
@@ -69,11 +70,11 @@ def _is_serve(process: ProcessInfo) -> bool:
         if module in _CLI:
             return program[2:3] == ("serve",)
         return module == _ENTRYPOINTS or module.startswith(f"{_ENTRYPOINTS}.")
-    return _is_command(program) or bool(program and _SCRIPT.fullmatch(program[0]))
+    return _is_command(program) or bool(program and re.fullmatch(_SCRIPT, program[0]))
 
 
 def _is_command(words: Sequence[str]) -> bool:
-    return len(words) > 1 and words[1] == "serve" and _VLLM.fullmatch(_name(words[0])) is not None
+    return len(words) > 1 and words[1] == "serve" and re.fullmatch(_VLLM, _name(words[0])) is not None
 
 
 def _is_signed(process: ProcessInfo, signatures: Sequence[str]) -> bool:
@@ -81,7 +82,7 @@ def _is_signed(process: ProcessInfo, signatures: Sequence[str]) -> bool:
     if not argv or not signatures:
         return False
     programs = [argv]
-    if any(_INTERPRETER.fullmatch(_name(text)) for text in (process.exe or "", argv[0])):
+    if any(re.fullmatch(_INTERPRETER, _name(text)) for text in (process.exe or "", argv[0])):
         programs.append(tuple(word for word in _program(argv[1:]) if word != "-m"))
     return any(_begins(words, signature) for words in programs if words for signature in signatures)
 
@@ -99,7 +100,7 @@ def _program(words: Sequence[str]) -> tuple[str, ...]:
             next(rest, None)
         elif not word.startswith("-") or word == "-":
             return tuple(words[index:])
-        elif match := _RUN.match(word):
+        elif match := re.match(_RUN, word):
             attached = [match["value"]] if match["value"] else []
             found = ("-m", *attached, *words[index + 1 :])
             return found if match["option"] == "m" and len(found) > 1 else ()

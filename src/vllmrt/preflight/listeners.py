@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ConfigError
-from vllmrt.preflight.sockdiag import v6only_listeners
+from vllmrt.preflight.sockdiag import is_silent, v6only_listeners
 from vllmrt.procfs import PROC
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def targets(host: str, port: int, root: Path = PROC) -> list[Endpoint]:
         ConfigError: the name means nothing.
     """
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        name = host.strip("[]")
+        # as bytes it needs no tables of Unicode, whose import takes as long as all the rest
+        found = socket.getaddrinfo(name.encode() if name.isascii() else name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"host {host!a} is no address and no name: {reason}", hint="correct VLLM_HOST") from None
@@ -92,6 +94,8 @@ def listening(wanted: Iterable[Endpoint], port: int, root: Path = PROC) -> list[
         OSError: there is no table of sockets.
     """
     wanted = list(wanted)
+    if root == PROC and is_silent(port):
+        return []
     rows = [*_rows(root / "net/tcp", port), *_optional(root, port)]
     if not rows:
         return []

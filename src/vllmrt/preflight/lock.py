@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllmrt import locking
 from vllmrt.errors import ConfigError, LockTimeout, VllmrtError
+from vllmrt.procfs import ProcFs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from vllmrt.settings import Settings
 
@@ -23,7 +26,12 @@ def lock_path(settings: Settings) -> Path:
 
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the port for the length of the block; a dry run writes nothing, and holds none.
+    """Hold the lock of the port for the length of the block.
+
+    A dry run writes nothing, and holds none. A command that was started by ``vllmrt preflight -- COMMAND`` has the lock
+    already: the preflight in front of it holds it until the command listens.
+
+    The lock ends with an exec too. It cannot stay with the server, or no preflight could ever reclaim a stale one.
 
     Raises:
         VllmrtError: another preflight of this port runs. Its exit code is 1, as the contract has no other.
@@ -33,11 +41,13 @@ def locked(settings: Settings) -> Iterator[None]:
         yield
         return
     path = lock_path(settings)
-    held = locking.hold(path, timeout=0, waiting=lambda _: None)
+    held: AbstractContextManager[Any] = locking.hold(path, timeout=0, waiting=lambda _: None)
     try:
         held.__enter__()
     except LockTimeout as error:
-        raise VllmrtError(f"another preflight of port {settings.port} runs: {error}", hint="wait for it") from None
+        if error.pid not in set(ProcFs().ancestry(os.getppid())):
+            raise VllmrtError(f"another preflight of port {settings.port} runs: {error}", hint="wait for it") from None
+        held = nullcontext()
     except OSError as error:
         raise ConfigError(
             f"lock file {path} cannot be opened: {error.strerror}",

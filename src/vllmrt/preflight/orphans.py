@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ClassifierError
 from vllmrt.preflight.classify import PREFIX, classify, is_engine, is_python
-from vllmrt.preflight.stopping import Stopper
 from vllmrt.preflight.trees import descendants
 from vllmrt.procfs import ProcFs
 from vllmrt.types import Verdict
@@ -78,6 +77,8 @@ def reap(orphans: Sequence[Orphan], settings: Settings, host: PluginHost, proc: 
         host: the classifiers; none is stopped where one of them breaks.
         proc: as for `find_orphans`.
     """
+    from vllmrt.preflight.stopping import Stopper
+
     own = [orphan.process for orphan in orphans if orphan.process.uid == os.geteuid()]
     try:
         verdicts = host.verdicts(own) if own else []

@@ -11,7 +11,6 @@ from vllmrt.errors import ClassifierError
 from vllmrt.preflight.decision import Holder, Policy, PortAction, PortState, decide
 from vllmrt.preflight.listeners import listening, targets
 from vllmrt.preflight.refusals import refusal, still_bound
-from vllmrt.preflight.stopping import Stopper
 from vllmrt.preflight.trees import descendants
 from vllmrt.procfs import ProcFs
 from vllmrt.types import Verdict
@@ -83,6 +82,8 @@ def reclaim(state: PortState, settings: Settings, host: PluginHost, proc: ProcFs
         PortStillBound: it, or something else, still listens.
         PortForeign, PortOtherUser, PortUnattributable: as `check`; nothing is stopped.
     """
+    from vllmrt.preflight.stopping import Stopper
+
     proc = proc or ProcFs()
     wanted = targets(settings.host, settings.port, proc.root)
     stopper = Stopper(proc)
