@@ -6,6 +6,8 @@ Names come from command lines, pod specs and env files, and become directories, 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from vllmrt.errors import ConfigError
@@ -89,9 +91,10 @@ def slug(text: str) -> str:
 
 def identity_hash(identity: str) -> str:
     """Return the first 12 hexadecimal digits of the identity's SHA-256 (reference, chapter "Env file output")."""
-    from hashlib import sha256
-
-    return sha256(identity.encode()).hexdigest()[:12]
+    for module in ("_sha2", "_sha256", "hashlib"):  # as `random` does: hashlib loads OpenSSL, 3 ms of every start
+        with suppress(ImportError):  # the first is of Python 3.12, the second of 3.11
+            return str(import_module(module).sha256(identity.encode()).hexdigest()[:12])
+    raise AssertionError("Python has no SHA-256")
 
 
 def _model_id(settings: Settings) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 from functools import partial
@@ -102,7 +101,9 @@ def _compare(stop: Event, pair: tuple[File, str]) -> Finding | None:
     file, expected = pair
     try:
         with opened(file) as (descriptor, _):
-            digest = hashlib.file_digest(_Stream(descriptor, stop), "sha256").hexdigest()
+            from hashlib import file_digest
+
+            digest = file_digest(_Stream(descriptor, stop), "sha256").hexdigest()
     except Fault as fault:
         return fault.finding
     if digest == expected:
