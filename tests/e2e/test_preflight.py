@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from realserver import VLLMRT, Server, smoke, start, stop_whatever_is_left
+from fakehub import FakeHub
+from realserver import KEY, VLLMRT, Server, smoke, start, stop_whatever_is_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,3 +83,43 @@ def test_a_real_vllm_behind_the_preflight(environ: dict[str, str], tmp_path: Pat
         assert server.in_session() == []
     finally:
         stop_whatever_is_left(server)
+
+
+def test_the_old_server_answers_until_the_new_model_is_whole(server: Server, tmp_path: Path) -> None:
+    """A model that cannot be had costs nothing; one that comes slowly is fetched beside the server that it replaces."""
+    from vllmrt_model_tiny import __path__ as tiny
+
+    with FakeHub() as hub:
+        hub.add("acme/tiny", Path(tiny[0]))
+        hub.fault("", origin="cdn", times=-1, rate=400_000)
+        environ = server.environ | {"HF_ENDPOINT": hub.endpoint, "VLLM_MODEL_SOURCES": "hf-hub"}
+        environ["VLLM_MODELS_DIR"] = str(tmp_path / "models")
+        failed = subprocess.run([VLLMRT, "up", "acme/gone"], env=environ, capture_output=True, text=True, check=False)
+        assert failed.returncode == 10, failed.stderr
+        assert models(server) == ["vllmrt/tiny"]
+        successor = start([str(VLLMRT), "up", "acme/tiny", "--", "--enforce-eager"], environ, tmp_path / "successor")
+        try:
+            answered = 0
+            while sum(hub.sent.values()) < 3_500_000:
+                assert successor.process.poll() is None, successor.log.read_text()
+                assert models(server) == ["vllmrt/tiny"]
+                answered += 1
+                time.sleep(0.2)
+            assert answered > 2
+            assert server.process.wait(60) is not None
+            assert server.in_session() == []
+            assert f"was reclaimed from process {server.process.pid} (" in successor.log.read_text()
+            smoke(successor)
+            assert models(successor) == ["acme/tiny"]
+        finally:
+            stop_whatever_is_left(successor)
+
+
+def models(server: Server) -> list[str]:
+    """Return what the server says that it serves."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
+    try:
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+        return [model["id"] for model in json.load(connection.getresponse())["data"]]
+    finally:
+        connection.close()
