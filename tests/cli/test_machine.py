@@ -66,8 +66,8 @@ class Done(NamedTuple):
 class Machine:
     """A user's machine below `root`: ``home``, ``bin`` on PATH, ``site`` on PYTHONPATH once something is installed.
 
-    Only the source ``local`` is asked unless a test says otherwise. ``up`` does without its preflight: what the tester's
-    own machine serves, and what other tests leave behind for a moment, is none of a test's business.
+    Only the source ``local`` is asked unless a test says otherwise. ``up`` does without its preflight: what the machine
+    below serves, and what other tests leave behind for a moment, is none of a test's business.
     """
 
     def __init__(self, root: Path) -> None:

@@ -166,6 +166,17 @@ def test_a_gpu_that_is_hot_or_missing(
     assert listens(port)
 
 
+def test_a_gpu_that_became_hot_meanwhile(user: User, machine: Machine, port: int, tmp_path: Path) -> None:
+    """It was cool before the model was fetched. The old server, which may have heated it, goes on."""
+    machine.serve(port=port)
+    seen, cool, hot = tmp_path / "seen", SMI.format(free=80000, heat=40), SMI.format(free=80000, heat=99)
+    script = f"if [ -e {seen} ]; then {hot}; else : > {seen}; {cool}; fi"
+    done = user.run("up", "acme/llama", "--json", **with_gpu(user, script))
+    assert (done.code, done.json["class"]) == (1, "GpuUnhealthy"), done.err
+    assert (user.store / "llama" / "config.json").exists()
+    assert listens(port)
+
+
 # -- a start that fails costs no server ----------------------------------------------------
 
 

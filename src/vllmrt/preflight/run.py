@@ -61,9 +61,16 @@ class Preflight:
     def reclaim(self) -> dict[str, Any]:
         """Look again, stop what is stale, and check the GPUs in full. Hold the lock meanwhile: `cleared` does.
 
+        Without an `inspect` before, a server is stopped first and the GPUs are looked at afterwards, as the contract of
+        ``vllm-preflight`` has it. After one, a GPU that has become hot since then does not cost the server.
+
         Raises:
             PortForeign, PortOtherUser, PortUnattributable, PortStillBound, GpuUnhealthy: as their names say.
         """
+        if self._left is not None:
+            held = self._port(stop=False)
+            if held["port_action"] == "would_stop":
+                self._gpus(held | self._left, later=_OF_STALE_SERVERS)
         port = self._port(stop=True)
         orphans = self._left  # to find them takes a look at every process
         if orphans is None or self._settings.reap_orphans:
