@@ -107,8 +107,11 @@ def test_the_old_server_answers_until_the_new_model_is_whole(server: Server, tmp
                 time.sleep(0.2)
             assert answered > 2
             assert server.process.wait(60) is not None
+            stopped, deadline = f"was reclaimed from process {server.process.pid} (", time.monotonic() + 30
+            while stopped not in (log := successor.log.read_text()):
+                assert time.monotonic() < deadline, log
+                time.sleep(0.05)
             assert server.in_session() == []
-            assert f"was reclaimed from process {server.process.pid} (" in successor.log.read_text()
             smoke(successor)
             assert models(successor) == ["acme/tiny"]
         finally:
