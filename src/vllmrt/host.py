@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _SLICE = 0.5
+_OFFERS = {
+    discovery.SOURCES: ("vllmrt_sources", "source", "probe"),
+    discovery.GPU_PROBES: ("vllmrt_gpu_probes", "GPU probe", "read"),
+}
+"""By group, what is loaded by name: the hook that offers it, what it is called, and the method that it must have."""
 
 
 class Source(NamedTuple):
@@ -93,13 +98,18 @@ class PluginHost:
                 hint="pip install the plugin's distribution into the environment of vllmrt",
             )
 
+    def load(self, entry: EntryPoint) -> None:
+        """Load one plugin and look at what it offers; nothing of it is used. Raises PluginError as its use would."""
+        look: Callable[[EntryPoint], Any] = self._registered if entry.group in _OFFERS else self._ask
+        look(entry)
+
     def source(self, entry: EntryPoint) -> Source:
         """Load a source.
 
         Raises:
             PluginError: it cannot be imported, or offers no source of that name.
         """
-        return Source(entry, self._registered(entry, "vllmrt_sources", "source", "probe"))
+        return Source(entry, self._registered(entry))
 
     def validators(self) -> list[Guard]:
         """Load every validator.
@@ -129,7 +139,7 @@ class PluginHost:
             PluginError: it cannot be loaded, raised, or answered something else than GPUs. Their fields are not
                 checked here, but by whoever reads what the child wrote.
         """
-        probe = self._registered(entry, "vllmrt_gpu_probes", "GPU probe", "read")
+        probe = self._registered(entry)
         answer = self._guarded(entry, "read", lambda: _drain(probe.read(devices)))
         return skipped(entry, "read", answer) or typed(entry, "read", answer, GpuStatus)
 
@@ -195,8 +205,9 @@ class PluginHost:
                 raise PluginError(f"{entry.owner}: {kind} is no validator", hint=disable_hint(entry))
         return [Guard(entry, name, validator) for name, validator, _ in offered]
 
-    def _registered(self, entry: EntryPoint, hook: str, what: str, method: str) -> Any:
+    def _registered(self, entry: EntryPoint) -> Any:
         """Load the object that a plugin registers under the name of its entry point."""
+        hook, what, method = _OFFERS[entry.group]
         offered = self._guarded(entry, "loading", lambda: self._offered(entry, hook))
         for name, found, _ in offered:
             if name == entry.name and callable(getattr(found, method, None)):

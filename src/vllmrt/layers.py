@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TRUTH = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 _OF_THE_HUB = _TRUTH | {"on": True, "off": False}
 _ZERO_OR_ONE = {"1": True, "0": False}
+_FIELDS = Settings.__struct_fields__
 _SERVICE_LINK = re.compile(r"^(tcp|udp|sctp)://")
 
 
@@ -84,11 +85,29 @@ class Layers(NamedTuple):
         settings: the snapshot.
         origins: the flag, variable or file that set a field; what is not in it is a default.
         warnings: what looks like a mistake, a line each.
+        faults: what cannot be used; the defaults stand in its place. Only `read` gives any.
     """
 
     settings: Settings
     origins: dict[str, str]
     warnings: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+class Fault(NamedTuple):
+    """A value that cannot be used, or a name that means nothing.
+
+    Attributes:
+        message: which, and why; no secrets.
+        hint: what its author may have meant or may do, where that can be said.
+    """
+
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        """Return both on one line."""
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class _File(NamedTuple):
@@ -118,10 +137,23 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = No
     Raises:
         ConfigError: with a line for every value that cannot be used: variable, value and bound.
     """
-    file = _settings_file(environ, flags or {})
+    layers = read(environ, flags)
+    if layers.faults:
+        message = "\n".join(map(str, layers.faults))
+        raise ConfigError(message, hint="docs/reference/settings.md lists every setting with its bounds")
+    return layers
+
+
+def read(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Layers:
+    """Build the settings as `load` does, but without what cannot be used: it is among the faults of the answer."""
+    file, faults = _File(Path(os.devnull), {}), []
+    try:
+        file = _settings_file(environ, flags or {})
+    except ConfigError as error:
+        faults.append(Fault(error.message, error.hint))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    faults = [f"{file.path}: {fault}" for fault in _unknown(file.values, Settings.__struct_fields__)]
+    faults += [Fault(f"{file.path}: {one.message}", one.hint) for one in _unknown(file.values, _FIELDS)]
     for row in rows():
         raw = _find(row, environ, flags or {}, file)
         if raw is None:
@@ -130,11 +162,9 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = No
             values[row.field], origins[row.field] = _convert(row, raw.value), raw.origin
         except (msgspec.ValidationError, ValueError, KeyError):
             faults.append(_fault(row, raw))
-    if faults:
-        raise ConfigError("\n".join(faults), hint="docs/reference/settings.md lists every setting with its bounds")
     ours = (name for name in environ if name.startswith("VLLMRT_"))
     warnings = _unknown(ours, [row.names[0] for row in rows()])
-    return Layers(Settings(**values), origins, tuple(warnings))
+    return Layers(Settings(**values), origins, tuple(map(str, warnings)), tuple(faults))
 
 
 def _find(row: Row, environ: Mapping[str, str], flags: Mapping[str, str | None], file: _File) -> _Raw | None:
@@ -175,16 +205,16 @@ def _from_text(row: Row, text: str) -> Any:
     return text.upper() if get_origin(row.kind) is Literal else text
 
 
-def _fault(row: Row, raw: _Raw) -> str:
+def _fault(row: Row, raw: _Raw) -> Fault:
     if row.var.secret:
-        return f"{raw.origin} is not {row.bounds}"
-    link = ""
-    if _SERVICE_LINK.match(str(raw.value)):
-        link = (
-            ": that is Kubernetes' link to a Service of that name; set enableServiceLinks: false in the pod,"
-            " or give the Service another name"
-        )
-    return f"{raw.origin}={ascii(without_user(raw.value))[:80]} is not {row.bounds}{link}"
+        return Fault(f"{raw.origin} is not {row.bounds}")
+    message = f"{raw.origin}={ascii(without_user(raw.value))[:80]} is not {row.bounds}"
+    if not _SERVICE_LINK.match(str(raw.value)):
+        return Fault(message)
+    return Fault(
+        f"{message}: that is Kubernetes' link to a Service of that name",
+        "set enableServiceLinks: false in the pod, or give the Service another name",
+    )
 
 
 def _settings_file(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> _File:
@@ -215,7 +245,7 @@ def _default_file() -> Path:
         return Path(os.devnull)
 
 
-def _unknown(names: Iterable[str], known: Sequence[str]) -> list[str]:
+def _unknown(names: Iterable[str], known: Sequence[str]) -> list[Fault]:
     unknown = [name for name in names if name not in known]
     if not unknown:
         return []
@@ -223,7 +253,8 @@ def _unknown(names: Iterable[str], known: Sequence[str]) -> list[str]:
 
     near = {name: get_close_matches(name, known, n=1) for name in unknown}
     return [
-        f"no setting is called {name!a}{f'; did you mean {near[name][0]}?' if near[name] else ''}" for name in unknown
+        Fault(f"no setting is called {name!a}", f"did you mean {near[name][0]}?" if near[name] else None)
+        for name in unknown
     ]
 
 

