@@ -29,7 +29,7 @@ LINES = [
     {"identity", "paths", "settings", "discovery", "layers", "hubcache", "locking", "events", "procfs", "boundary"},
     {"hookspecs", "host"},
     {"preflight", "gpu", "transfer", "validate", "resolve", "serve", "builtin"},
-    {"pipeline"},
+    {"pipeline", "doctor"},
     {"cli", "__main__"},
     {"testing"},
 ]

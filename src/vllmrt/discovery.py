@@ -20,6 +20,8 @@ SOURCES = "vllmrt.sources"
 GPU_PROBES = "vllmrt.gpu_probes"
 PLUGINS = "vllmrt.plugins"
 MODELS = "vllmrt.models"
+KINDS = {SOURCES: "source", GPU_PROBES: "gpu-probe", PLUGINS: "ambient", MODELS: "model"}
+"""What the plugins of a group are called; in this order they are listed."""
 
 
 class EntryPoint(NamedTuple):
@@ -66,6 +68,29 @@ def entry_points(search_path: Sequence[str] | None = None) -> list[EntryPoint]:
         for distribution, points in _distributions(directory or ".", changed):
             installed.setdefault(distribution, points)
     return [point for points in installed.values() for point in points]
+
+
+def listing(disabled: Iterable[str]) -> list[tuple[EntryPoint, dict[str, str]]]:
+    """Return every plugin with what its metadata says, by kind and name.
+
+    Args:
+        disabled: distributions whose plugins are not to be imported.
+    """
+    without = set(map(normalise, disabled))
+    found = [entry for entry in entry_points() if entry.group in KINDS]
+    found.sort(key=lambda entry: (list(KINDS).index(entry.group), entry.name))
+    return [(entry, _told(entry, disabled=entry.distribution in without)) for entry in found]
+
+
+def _told(entry: EntryPoint, *, disabled: bool) -> dict[str, str]:
+    return {
+        "kind": KINDS[entry.group],
+        "name": entry.name,
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "module": entry.value,
+        "state": "disabled" if disabled else "enabled",
+    }
 
 
 @lru_cache

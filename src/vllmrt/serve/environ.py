@@ -65,6 +65,13 @@ def exposure_warnings(settings: Settings) -> list[str]:
     return [f"{message}; set VLLM_API_KEY to a key of your own"]
 
 
+def is_service_link(name: str, value: str) -> bool:
+    """Tell whether a variable is one that Kubernetes makes of a Service named vllm or vllm-<name>."""
+    if _SERVICE.fullmatch(name):
+        return True
+    return _SERVICE_PORT.fullmatch(name) is not None and _SERVICE_URI.match(value) is not None
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether only this machine can connect: 127.0.0.0/8, ::1 or localhost."""
     if ":" not in host:
@@ -84,6 +91,4 @@ def _our_names() -> frozenset[str]:
 
 
 def _is_removed(name: str, value: str, ours: frozenset[str]) -> bool:
-    if name.startswith(("VLLMRT_", "_VLLM_")) or name in ours or _SERVICE.fullmatch(name):
-        return True
-    return _SERVICE_PORT.fullmatch(name) is not None and _SERVICE_URI.match(value) is not None
+    return name.startswith(("VLLMRT_", "_VLLM_")) or name in ours or is_service_link(name, value)

@@ -1,0 +1,100 @@
+"""Takes secrets out of the whole page, whatever brought them there: a path, the message of a plugin, a URL.
+
+What is known to be secret is looked for as it is; what looks like a credential is taken out besides.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import msgspec
+
+from vllmrt import layers
+from vllmrt.doctor.page import Section
+from vllmrt.settings import MASK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from vllmrt.settings import Settings
+
+_SECRET_NAME = re.compile(
+    r"(?:.*[_-])?(?:\w*KEY|TOKEN|SECRET|\w*PASSWORD|\w*PASSWD|CREDENTIALS?)(?:[_-].*)?", re.IGNORECASE
+)
+_SHORTEST = 6
+"""Characters of a secret; what is shorter is also a part of ordinary words, and never shown by itself."""
+_USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+_QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
+_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA\w{12,}|Bearer \S{8,})")
+
+
+class Masker:
+    """Knows the secrets of one run.
+
+    Args:
+        environ: every variable whose name speaks of a secret has one, and every URL with a user or a query.
+        settings: the same, where they come from the settings file.
+    """
+
+    def __init__(self, environ: Mapping[str, str], settings: Settings) -> None:
+        found = {*_of_variables(environ), *_of_settings(settings)}
+        known = sorted((one for one in found if len(one) >= _SHORTEST), key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known)) or r"(?!)")
+
+    def text(self, text: str) -> str:
+        """Return a text without secrets, and without what cannot be printed as UTF-8."""
+        text = self._known.sub(MASK, text)
+        text = _TOKEN.sub(MASK, _QUERY.sub(rf"\1?{MASK}", _USER.sub(f"{MASK}@", text)))
+        return text.encode(errors="backslashreplace").decode()
+
+    def section(self, section: Section) -> Section:
+        """Return a section without secrets."""
+        return msgspec.convert(self._walk(msgspec.to_builtins(section)), Section)
+
+    def _walk(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {key: self._walk(one) for key, one in value.items()}
+        return [self._walk(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def place(url: str) -> str:
+    """Return of a URL, or of a proxy without a scheme, only what is no secret: scheme, host and port."""
+    scheme, slashes, rest = url.rpartition("://") if "://" in url else ("", "", url)
+    user, at, rest = rest.rpartition("@")
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    return f"{scheme}{slashes}{MASK if user else ''}{at}{host}"
+
+
+def _of_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    secret = {name for row in layers.rows() if row.var.secret for name in row.names}
+    for name, value in environ.items():
+        if name in secret or _SECRET_NAME.fullmatch(name):
+            yield value.strip()
+        yield from _of_url(value, proxy=name.lower().endswith("_proxy"))
+
+
+def _of_settings(settings: Settings) -> Iterator[str]:
+    for row in layers.rows():
+        value = getattr(settings, row.field)
+        if isinstance(value, str):
+            yield from [value] if row.var.secret else ()
+            yield from _of_url(value, proxy=False)
+
+
+def _of_url(value: str, *, proxy: bool) -> Iterator[str]:
+    """Yield what is secret in a URL: user, password, values of the query. A password may hold any character."""
+    _, slashes, rest = value.partition("://")
+    if not slashes and not proxy:
+        return
+    user, at, _ = (rest if slashes else value).rpartition("@")
+    if at:
+        parts = [user, *user.split(":", 1)]
+        yield from (*parts, *map(unquote, parts))
+    query = re.split(r"[?#]", rest, maxsplit=1)[1:]
+    for pair in re.split(r"[&;]", query[0]) if query else ():
+        secret = pair.partition("=")[2] or pair
+        yield from (secret, unquote(secret))
