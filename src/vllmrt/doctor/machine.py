@@ -49,9 +49,7 @@ def _files(section: Section) -> None:
         remedy = f"raise the hard limit to {WANTED_FILES}: ulimit -n, LimitNOFILE= of systemd, --ulimit of Docker"
         section.add("open-files", message, remedy)
     elif soft < WANTED_FILES:
-        section.notes.append(
-            f"vLLM will warn that it may not open {WANTED_FILES} files; {soft} do for {soft // 2} users"
-        )
+        section.notes.append(f"vLLM asks for {WANTED_FILES} open files, and will warn that it gets {soft}")
 
 
 def _shared_memory(section: Section, settings: Settings) -> None:
