@@ -30,7 +30,7 @@ CREDENTIALS = {
 URLS = {
     "https_proxy": "http://canary-user:canary-p%40ss/w?rd@proxy.example:3128",
     "HTTP_PROXY": "canary-user2:canary-pass2@proxy.example:3128",
-    "ALL_PROXY": "socks5://canary-only-user@proxy.example:1080/canary-path?canary=canary",
+    "ALL_PROXY": "socks5://canary-only-user@proxy.example:1080/canary-path?k=canary-query-of-a-proxy",
     "HF_ENDPOINT": "https://canary-user3:canary-pass3@hub.example/mirror?sig=canary-signature#canary-fragment",
     "R2_ENDPOINT_URL": "https://canary-user4:canary-pass4@r2.example",
     "VLLMRT_HF_ENDPOINT": "https://canary-user5:canary-pass5@hub.example",
@@ -55,7 +55,7 @@ raise RuntimeError("denied: " + " ".join(os.environ[name] for name in names) + "
 
 
 @pytest.mark.parametrize("args", [("--json",), (), ("--log-format", "json"), ("-v",)], ids=" ".join)
-def test_no_canary_is_seen(args: tuple[str, ...], patient: Patient, machine: Machine, port: int) -> None:
+def test_none_is_seen(args: tuple[str, ...], patient: Patient, machine: Machine, port: int) -> None:
     path = patient.home / "config" / "vllmrt" / "settings.toml"
     path.parent.mkdir(parents=True)
     path.write_text(SETTINGS)
@@ -148,3 +148,16 @@ def test_every_secret_of_the_settings_table_is_known() -> None:
     masker = Masker(environ, Settings())
     assert len(names) > 5
     assert [name for name in names if masker.text(environ[name]) != MASK] == []
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://us:word%40of-mine@h:1", "us:word%40of-mine@h:1", "http://us:word%40of-mine@h/p"]
+)
+@pytest.mark.parametrize("said", ["word%40of-mine", "word@of-mine", "us:word%40of-mine"])
+def test_the_parts_of_a_url_are_secret_by_themselves(proxy: str, said: str) -> None:
+    assert Masker({"https_proxy": proxy}, Settings()).text(f"({said})") == f"({MASK})"
+
+
+def test_so_are_those_of_a_setting() -> None:
+    masker = Masker({}, Settings(hf_endpoint="https://us:long-word@h/?sig=signature%21", model_url="whole-value"))
+    assert masker.text("long-word signature! signature%21 whole-value") == " ".join([MASK] * 4)
