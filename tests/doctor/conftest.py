@@ -31,7 +31,7 @@ def install_engine(patient: Machine, label: str = "+cpu") -> None:
     """Put what an installed vLLM has beside its executable."""
     site = patient.engine.parents[1] / "lib" / "python3.11" / "site-packages"
     (site / f"vllm-0.32.0{label}.dist-info").mkdir(parents=True)
-    (site / "vllm").mkdir()
+    (site / "vllm").mkdir(exist_ok=True)
     (site / "vllm" / "envs.py").write_text(ENVS)
 
 

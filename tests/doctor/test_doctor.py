@@ -147,6 +147,7 @@ def test_no_network_is_asked_for_a_name(patient: Patient, tmp_path: Path) -> Non
         ({"VLLMRT_DISABLE_PLUGINS": "vllmrt"}, "validator-missing", "no validator", "VLLMRT_DISABLE_PLUGINS"),
         ({"VLLMRT_GPU_PROBES": "acme", "VLLM_SKIP_GPU_CHECK": "0"}, "not-looked-at", "gpus", "pip install"),
         ({"VLLM_MODELS_DIR": "/etc/hosts"}, "store-no-directory", "/etc/hosts is no directory", "VLLM_MODELS_DIR"),
+        ({"VLLM_MODELS_DIR": "/etc/hosts/store"}, "store-no-directory", "cannot be made", "VLLM_MODELS_DIR"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -308,6 +309,31 @@ def test_no_proc(patient: Patient, doctor: Doctor) -> None:
     codes = {one["section"]: one["code"] for one in problems}
     assert codes == {"machine": "proc", "port": "not-looked-at"}
     assert patient.run("doctor", "--json", prefix=prefix, PATH=os.defpath).json["orphans"] is None
+
+
+def test_processes_of_others_are_hidden(patient: Patient, as_other: list[str], machine: Machine, port: int) -> None:
+    script = 'mount -t proc -o hidepid=2 none /proc && exec "$@"'
+    prefix = ("unshare", "-m", "/bin/sh", "-c", script, "sh")
+    if not can_mount():
+        pytest.skip("may not mount")
+    machine.serve(port=port)
+    done = patient.run("doctor", "--json", prefix=(*prefix, *as_other), PATH=os.defpath)
+    assert done.json["machine"]["proc"] == "hidden"
+    assert "hidepid=" in " ".join(note["message"] for note in done.json["notes"])
+    assert done.json["port"]["state"] == "unattributable"
+    done = patient.run("doctor", "--json", prefix=prefix, PATH=os.defpath)
+    assert (done.json["machine"]["proc"], done.json["port"]["state"]) == ("seen", "would_stop")
+
+
+@root_only
+def test_a_store_that_may_not_be_looked_at(patient: Patient, as_other: list[str], doctor: Doctor) -> None:
+    closed = patient.root / "closed"
+    closed.mkdir(mode=0o700)
+    problems = doctor(prefix=tuple(as_other), PATH=os.defpath, VLLM_MODELS_DIR=str(closed / "store"))
+    (problem,) = problems
+    assert (problem["code"], problem["section"]) == ("not-looked-at", "store")
+    assert str(closed) in problem["message"]
+    assert problem["remedy"] == "let uid 12345 look there"
 
 
 # the port and what is left of engines
@@ -489,4 +515,12 @@ def test_everything_is_broken_at_once(doctor: Doctor) -> None:
             VLLMRT_DISABLE_PLUGINS="vllmrt",
         )
     }
-    assert codes >= {"setting-invalid", "engine-missing", "config", "proc", "validator-missing", "store-not-writable"}
+    assert codes >= {"setting-invalid", "engine-missing", "config", "proc", "validator-missing", "store-no-directory"}
+
+
+def test_a_vllm_for_cuda_from_which_all_gpus_are_hidden(patient: Patient, doctor: Doctor) -> None:
+    install_engine(patient, "+cu129")
+    site = patient.engine.parents[1] / "lib" / "python3.11" / "site-packages"
+    (site / "vllm-0.32.0+cpu.dist-info").rmdir()
+    (problem,) = doctor(CUDA_VISIBLE_DEVICES="", VLLM_SKIP_GPU_CHECK="0")
+    assert (problem["code"], problem["remedy"]) == ("gpu-hidden", "unset CUDA_VISIBLE_DEVICES, or name GPUs in it")

@@ -7,6 +7,7 @@ file system that does not answer.
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,8 @@ def _safely(name: str, look: Callable[[], Section]) -> Section:
         return look()
     except VllmrtError as error:
         return _failed(name, error.message, error.hint)
+    except PermissionError as error:
+        return _failed(name, f"{error.filename}: {error.strerror}", f"let uid {os.geteuid()} look there")
     except OSError as error:
         return _failed(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), _BROKEN)
     except Exception as error:  # noqa: BLE001 - the page is most needed where something is badly wrong

@@ -106,7 +106,8 @@ def _unknown(section: Section, case: Case) -> None:
         near = get_close_matches(name, ours | theirs, n=1, cutoff=_LIKE if theirs or is_ours else _VERY_LIKE)
         if near or theirs or is_ours:
             who = "vllmrt does not know" if is_ours else "neither vllmrt nor this vLLM knows"
-            remedy = f"did you mean {near[0]}?" if near else f"unset it, or correct it: {_REFERENCE}"
+            rest = _REFERENCE if is_ours else "unset it, unless something else reads it"
+            remedy = f"did you mean {near[0]}?" if near else rest
             section.add("variable-unknown", f"{who} the variable {name}", remedy)
 
 

@@ -35,6 +35,9 @@ def look(case: Case, build: str | None) -> Section:
         section.lines.append("not looked at: VLLM_SKIP_GPU_CHECK is set")
     elif report.source != SKIPPED or report.visible == 0:
         section.lines.append("none that may be used")
+        if build == "cuda" and report.source == SKIPPED:
+            message = "this vLLM was built for CUDA, and CUDA_VISIBLE_DEVICES leaves it no GPU"
+            section.add("gpu-hidden", message, "unset CUDA_VISIBLE_DEVICES, or name GPUs in it")
     else:
         section.lines += ["none was seen", *skips]
         _unseen(section, build)

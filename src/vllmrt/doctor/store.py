@@ -43,8 +43,10 @@ def look(case: Case) -> Section:
 
 
 def _judge(section: Section, root: Path, mount: Mount, free: int | None) -> None:
-    if os.path.lexists(root) and not root.is_dir():
-        section.add("store-no-directory", f"the store {root} is no directory", f"see what it is, or {_ELSEWHERE}")
+    wrong = root if os.path.lexists(root) else existing(root)
+    if not wrong.is_dir():
+        message = f"{wrong} is no directory, so that the store cannot be {'used' if wrong == root else 'made'}"
+        section.add("store-no-directory", message, f"see what it is, or {_ELSEWHERE}")
     elif "ro" in mount.options:
         remedy = f"what is there can be served; to fetch models, mount it for writing, or {_ELSEWHERE}"
         section.add("store-read-only", f"the file system of the store {root} is read-only", remedy)
