@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from vllmrt import layers
 from vllmrt.cli.app import COMMANDS
 from vllmrt.errors import ExitCode
+from vllmrt.preflight.decision import PortAction
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -51,6 +53,39 @@ def test_every_event_is_documented_and_no_other() -> None:
         name for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for name in re.findall(r"`([\w.]+)`", row)
     }
     assert documented == emitted()
+
+
+def doctors_codes() -> set[str]:
+    """The codes of all problems in the code: the first argument of ``add``, and those made of values."""
+    codes = {"not-looked-at", *(f"port-{action.value.replace('_', '-')}" for action in PortAction)}
+    for path in (ROOT / "src" / "vllmrt" / "doctor").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "section.add":
+                codes |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
+    return codes - {"port-noop", "port-stop"}
+
+
+def test_every_problem_of_the_doctor_has_its_row_and_no_other() -> None:
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    table = page[page.index("| code | what | what to do |") : page.index("## In JSON")]
+    first = re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    documented = {name for cell in first for name in re.findall(r"`([\w-]+)`", cell)}
+    of_gpus = set(re.findall(r"`(gpu-[a-z]+)`", (ROOT / "docs" / "gpus.md").read_text()))
+    assert documented - of_gpus == doctors_codes()
+
+
+def test_every_section_of_the_doctor_has_its_row(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = [Path(sys.executable).with_name("vllmrt"), "doctor", "--json"]
+    told = json.loads(subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout)
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    fields = page[page.index("## In JSON") :]
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| (.*) \|$", fields, re.MULTILINE)}
+    assert list(rows) == [name for name in told if name not in {"ok", "code", "notes", "problems"}]
+    for name, row in rows.items():
+        facts = told[name][0] if isinstance(told[name], list) and told[name] else told[name]
+        if name != "gpus" and facts:
+            assert [fact for fact in facts if f"`{fact}`" not in row] == []
 
 
 def test_every_command_is_in_the_docs() -> None:

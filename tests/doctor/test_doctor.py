@@ -303,7 +303,8 @@ def test_little_shared_memory(size: str, gpus: int, found: bool, doctor: Doctor)
     assert all("--shm-size" in one["remedy"] for one in problems)
 
 
-def test_no_proc(patient: Patient, doctor: Doctor) -> None:
+def test_no_proc(patient: Patient, doctor: Doctor, machine: Machine, port: int) -> None:
+    machine.serve(port=port)  # while nothing listens, the kernel says so without /proc
     prefix = mounted(Path("/proc"), "size=1m")
     problems = doctor(prefix=prefix, PATH=os.defpath)
     codes = {one["section"]: one["code"] for one in problems}

@@ -77,7 +77,7 @@ def look_at_orphans(case: Case) -> Section:
         own = process.uid == os.geteuid()
         remedy = "vllmrt preflight --reap-orphans stops it" if own else "its user, or root, has to stop it"
         section.add("orphan", f"{message}, and holds {human_size(orphan.resident)} of memory", remedy)
-    section.lines.append(f"{len(found)} engines without a launcher" if found else "none")
+    section.lines.append(f"engines without a launcher: {len(found)}" if found else "none")
     return section
 
 

@@ -74,7 +74,7 @@ def _models(section: Section, root: Path) -> None:
         section.facts["models"].append(
             {"directory": model.path.name, "identity": identity, "files": model.files, "size": model.size}
         )
-    section.lines.append(f"{len(there)} models · {human_size(sum(model.size for model in there))}")
+    section.lines.append(f"models: {len(there)} · {human_size(sum(model.size for model in there))}")
     shown = section.facts["models"][:_LISTED]
     section.lines += [
         f"  {one['directory']} · {one['identity'] or 'yours'} · {one['files']} files · {human_size(one['size'])}"
@@ -91,5 +91,7 @@ def _leftovers(section: Section, root: Path) -> None:
     ]
     if items:
         size = human_size(sum(item.size for item in items))
-        message = f"{len(items)} leftovers of downloads and kills take {size} of the store; {items[0].path.name}"
+        message = (
+            f"what downloads and kills have left takes {size} of the store ({len(items)} in all); {items[0].path.name}"
+        )
         section.add("store-leftovers", f"{message} {items[0].reason}", "vllmrt models gc --dry-run, then without")
