@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from functools import cache
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WORTHWHILE = 1 << 20
@@ -21,8 +22,7 @@ def reserve(descriptor: int, size: int) -> None:
     Raises:
         OSError: there is not enough space, or the file cannot be written.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if size >= WORTHWHILE and libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+    if size >= WORTHWHILE and _libc().fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
         code = ctypes.get_errno()
         if code in _FULL:
             raise OSError(code, os.strerror(code))
@@ -34,6 +34,10 @@ def write_back(descriptor: int, start: int, stop: int) -> None:
 
     A hint: it promises nothing, and is passed over where the system does not know it.
     """
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function is not None and stop - start >= WORTHWHILE:
+    if stop - start >= WORTHWHILE and (function := getattr(_libc(), "sync_file_range", None)) is not None:
         function(descriptor, ctypes.c_int64(start), ctypes.c_int64(stop - start), ctypes.c_uint(_WRITE))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

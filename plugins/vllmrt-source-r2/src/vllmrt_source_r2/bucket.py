@@ -146,7 +146,10 @@ def is_r2(endpoint: str) -> bool:
 def _session() -> Any:
     from botocore.session import get_session  # type: ignore[import-untyped]
 
-    return get_session()
+    session = get_session()
+    # No timestamp of a listing is looked at, and to parse them takes as long as the rest of it.
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    return session
 
 
 def _region(session: Any, endpoint: str | None) -> str | None:
