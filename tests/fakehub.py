@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from loopback import LoopbackServer
+from vllmrt.testing.loopback import LoopbackServer
 
 if TYPE_CHECKING:
     import ssl

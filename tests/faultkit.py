@@ -20,15 +20,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, quote
 from xml.sax.saxutils import escape
 
-from byteserver import ByteServer, Fault, Seen, md5
 from cli.test_machine import Done, Machine
 from fakehub import FakeHub
-from modelkit import edit_json, make_model, read_header, write_raw_safetensors
+from modelkit import edit_json, read_header
 from storekit import read_model
+
+from vllmrt.testing import ByteServer, Fault, make_model
+from vllmrt.testing.byteserver import md5
+from vllmrt.testing.models import write_raw_safetensors
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterable, Iterator
+
+    from vllmrt.testing.faults import Seen
 
 TOKEN = "hf_FaultSuiteTokenThatMustNotLeak7c1e"
 KEY, SECRET = "AKIDfaultsuite", "fault-suite-secret-that-must-not-leak-91d0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fakedist import fake_dist
+from vllmrt.testing import fake_dist
 
 if TYPE_CHECKING:
     from pathlib import Path

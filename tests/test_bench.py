@@ -15,9 +15,9 @@ import pytest
 from bench import delay, measure, models, s3files, tools
 from bench.measure import Contender, Measured, Run
 from bench.table import Budget, Table, summary
-from modelkit import tree_of
 
 from vllmrt.settings import Settings
+from vllmrt.testing import tree_of
 from vllmrt.types import Severity
 from vllmrt.validate import validators
 

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakedist import entry_points_txt, fake_dist
 
 from vllmrt import discovery
 from vllmrt.discovery import EntryPoint, entry_points, normalise
+from vllmrt.testing import fake_dist
+from vllmrt.testing.distributions import entry_points_txt
 
 GROUPS = (discovery.SOURCES, discovery.GPU_PROBES, discovery.PLUGINS, discovery.MODELS)
 SOURCE = {discovery.SOURCES: {"acme": "acme_module"}}

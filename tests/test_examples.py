@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from modelkit import make_model
+
+from vllmrt.testing import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

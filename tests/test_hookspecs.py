@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 import pytest
-from fakedist import fake_dist
 
 import vllmrt
 from vllmrt import discovery, hookspecs
 from vllmrt.host import PluginHost
 from vllmrt.settings import Settings
+from vllmrt.testing import fake_dist
 from vllmrt.types import Candidate, Finding, GpuStatus, ModelRequest, ModelTree, ProcessInfo, Severity, Skip, Verdict
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from textwrap import dedent, indent
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakedist import fake_dist
 
 from vllmrt import discovery
 from vllmrt.errors import ConfigError, PluginError, SourceError, TransientSourceError, VllmrtError
 from vllmrt.host import Guard, PluginHost, Source
 from vllmrt.settings import Settings
+from vllmrt.testing import fake_dist
 from vllmrt.types import Candidate, Finding, ModelRequest, ModelTree, Severity, Skip
 
 if TYPE_CHECKING:

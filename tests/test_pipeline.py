@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli.test_machine import Done, Machine
-from modelkit import fingerprint, make_model
 
 from vllmrt.identity import identity_hash
+from vllmrt.testing import fingerprint, make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

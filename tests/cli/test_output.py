@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli.test_machine import VLLMRT, Machine
-from modelkit import make_model, truncate
+
+from vllmrt.testing import corrupt, make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ SECRETS = {"VLLM_API_KEY": "key-5d0c6f", "HF_TOKEN": "token-9be21a"}
 def machine(tmp_path: Path) -> Machine:
     made = Machine(tmp_path)
     make_model(made.store / "name")
-    truncate(make_model(made.store / "broken") / "model-00001-of-00002.safetensors")
+    corrupt(make_model(made.store / "broken") / "model-00001-of-00002.safetensors", cut=1)
     return made
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli.test_machine import Machine
-from modelkit import make_model
 from remoteplugin import asked, install
+
+from vllmrt.testing import make_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli.test_machine import Machine
-from modelkit import make_model
+
+from vllmrt.testing import make_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from doctor.conftest import install_engine, own
-from fakedist import fake_dist
 from gpukit import compile_nvml
 from standin import VLLMRT, children, wait_for
 from storekit import can_mount, contents, publish_model, stage
 
 from vllmrt.resolve.store import Store
+from vllmrt.testing import fake_dist
 from vllmrt.types import ModelRequest
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from doctor.conftest import own
-from fakedist import fake_dist
 
 from vllmrt import layers
 from vllmrt.doctor.masking import Masker, place
 from vllmrt.doctor.page import Section
 from vllmrt.settings import MASK, Settings
+from vllmrt.testing import fake_dist
 
 if TYPE_CHECKING:
     from cli.test_machine import Machine as Patient

@@ -9,13 +9,13 @@ from textwrap import dedent, indent
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fakedist import fake_dist
 from gpukit import compile_nvml, run_check, write_smi
 
 from vllmrt import discovery, gpu
 from vllmrt.errors import ConfigError, PluginError
 from vllmrt.host import PluginHost
 from vllmrt.settings import Settings
+from vllmrt.testing import fake_dist
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

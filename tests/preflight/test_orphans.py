@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from fakedist import fake_dist
 from standin import Machine, alive, children, wait_for
 
 from vllmrt.preflight.orphans import find_orphans
 from vllmrt.preflight.trees import descendants
 from vllmrt.procfs import ProcFs
 from vllmrt.settings import Settings
+from vllmrt.testing import fake_dist
 
 pytestmark = pytest.mark.skipif(
     Path("/proc/1/comm").read_text().startswith("python"), reason="what starts orphans here could be init itself"

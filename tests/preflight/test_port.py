@@ -11,7 +11,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from fakedist import fake_dist
 from standin import OTHER, VLLMRT, Machine, alive, children, hand_over, listens, wait_for
 
 from vllmrt.host import PluginHost
@@ -19,6 +18,7 @@ from vllmrt.preflight.decision import PortAction
 from vllmrt.preflight.port import check, inspect, reclaim
 from vllmrt.procfs import ProcFs, Sockets
 from vllmrt.settings import Settings
+from vllmrt.testing import fake_dist
 from vllmrt.types import Verdict
 
 if TYPE_CHECKING:

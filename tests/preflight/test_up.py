@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from cli.test_machine import Done
 from cli.test_machine import Machine as User
-from fakedist import fake_dist
 from gpukit import write_smi
-from modelkit import fingerprint, make_model, truncate
 from remoteplugin import asked, install
 from standin import SCRIPT, VLLMRT, Machine, alive, children, hand_over, held, listens, wait_for
+
+from vllmrt.testing import corrupt, fake_dist, fingerprint, make_model
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_start_that_fails_leaves_the_old_server(
     user: User, machine: Machine, port: int, origin: Path, fault: str
 ) -> None:
     if fault == "a damaged shard":
-        truncate(next((origin / "llama").glob("*.safetensors")))
+        corrupt(next((origin / "llama").glob("*.safetensors")), cut=1)
     if fault == "an engine without its interpreter":
         user.engine.write_text("#!/nowhere/python\n")
     stale = machine.serve(port=port, WORKERS="1")

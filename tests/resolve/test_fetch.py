@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from modelkit import fingerprint, make_model
 from remoteplugin import asked, install
+
+from vllmrt.testing import fingerprint, make_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

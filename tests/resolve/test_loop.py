@@ -16,17 +16,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli.test_machine import Done, Machine
-from modelkit import (
-    INDEX,
-    edit_json,
-    fingerprint,
-    make_model,
-    shard_name,
-    truncate,
-    write_raw_safetensors,
-)
+from modelkit import edit_json
 
 from vllmrt.identity import identity_hash
+from vllmrt.testing import corrupt, fingerprint, make_model
+from vllmrt.testing.models import INDEX, shard_name, write_raw_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -280,7 +274,7 @@ def _replaced_by_a_link(path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "truncated shard": (lambda path: truncate(path / SECOND), SECOND, "byte"),
+    "truncated shard": (lambda path: corrupt(path / SECOND, cut=1), SECOND, "byte"),
     "shard missing": (lambda path: (path / SECOND).unlink(), SECOND, "is listed in"),
     "weight_map outside": (_outside, INDEX, "no path inside the model"),
     "index": (lambda path: (path / INDEX).write_text('{"weight_map": {'), INDEX, "is not JSON"),
@@ -317,7 +311,7 @@ def test_a_broken_model_is_refused_with_file_and_fault_and_not_touched(
 
 
 def test_a_broken_model_gives_way_to_the_next_source(machine: Machine, model: Path) -> None:
-    truncate(model / SECOND)
+    corrupt(model / SECOND, cut=1)
     other = make_model(machine.root / "other")
     add_source(machine, "acme", f"return (Candidate('acme', path=Path({str(other)!r})),)")
     done = resolve(machine, "--sources", "local,acme", "--json")
@@ -582,7 +576,7 @@ def test_a_model_cannot_vouch_for_itself(machine: Machine) -> None:
     """Whoever packs a model could put a manifest into it; only the store's own are worth anything."""
     snapshot = make_model(machine.store / "hub" / "models--org--name" / "snapshots" / ("a" * 40))
     assert checked(resolve(machine, "--sources", "hf-cache")) == "it"
-    truncate(snapshot / FIRST)
+    corrupt(snapshot / FIRST, cut=1)
     (known,) = (machine.cache / "manifests").iterdir()
     forged = json.loads(known.read_text())
     status = (snapshot / FIRST).stat()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelkit import make_model
 
 from vllmrt.identity import MAX_NAME
 from vllmrt.resolve import manifest
 from vllmrt.resolve.manifest import FileState, Manifest
+from vllmrt.testing import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,9 +8,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from byteserver import ByteServer, Certificate, make_certificate
+from proxies import Certificate, make_certificate
 
 from vllmrt.errors import TransientSourceError
+from vllmrt.testing import ByteServer
 from vllmrt.transfer.http import RangeClient
 
 if TYPE_CHECKING:

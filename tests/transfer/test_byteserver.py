@@ -10,7 +10,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from byteserver import ByteServer, Fault, Proxy, make_certificate
+from proxies import Proxy, make_certificate
+
+from vllmrt.testing import ByteServer, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from byteserver import ByteServer, Certificate, Fault, Proxy, make_certificate
+from proxies import Certificate, Proxy, make_certificate
 
 from vllmrt.errors import ChangedError, SourceError, TransientSourceError
+from vllmrt.testing import ByteServer, Fault
 from vllmrt.transfer.http import HttpRange, HttpStatusError, RangeClient
 
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from modelkit import fingerprint, make_model, tree_of
 
 from vllmrt.settings import Settings
+from vllmrt.testing import fingerprint, make_model, tree_of
 from vllmrt.types import Finding, Severity
 from vllmrt.validate import validators
 

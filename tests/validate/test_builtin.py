@@ -9,23 +9,21 @@ from pathlib import Path
 import msgspec
 import pluggy
 import pytest
-from modelkit import (
+from modelkit import edit_json
+
+import vllmrt
+from vllmrt import builtin, hookspecs, validate
+from vllmrt.settings import Settings
+from vllmrt.testing import corrupt, make_model, tree_of
+from vllmrt.testing.models import (
     INDEX,
     config,
-    edit_json,
-    make_model,
     shard_name,
-    tree_of,
-    truncate,
     write_json,
     write_raw_safetensors,
     write_safetensors,
     write_tokenizer,
 )
-
-import vllmrt
-from vllmrt import builtin, hookspecs, validate
-from vllmrt.settings import Settings
 from vllmrt.types import Severity
 from vllmrt.validate import tree as trees
 
@@ -40,7 +38,7 @@ def outside(model: Path) -> None:
 
 
 BAD_INPUT = {
-    "truncated shard": (lambda m: truncate(m / SHARD), "safetensors-truncated", SHARD),
+    "truncated shard": (lambda m: corrupt(m / SHARD, cut=1), "safetensors-truncated", SHARD),
     "shard missing from the directory": (lambda m: (m / SHARD).unlink(), "shard-missing", SHARD),
     "weight_map pointing outside": (
         lambda m: edit_json(m / INDEX, lambda i: i["weight_map"].update(x="../x.safetensors")),

@@ -5,8 +5,9 @@ import os
 import threading
 
 import pytest
-from modelkit import flip_bit, make_model, write_sums
 
+from vllmrt.testing import corrupt, make_model
+from vllmrt.testing.models import write_sums
 from vllmrt.validate import checksums, reading
 
 LIST = "sha256sums.txt"
@@ -26,7 +27,7 @@ def test_all_match(check, summed):
 @pytest.mark.parametrize("name", [SHARD, "config.json"])
 def test_one_bit(check, summed, name):
     content = (summed / name).read_bytes()
-    flip_bit(summed / name, offset=-1 if name == SHARD else content.index(b"llama"))
+    corrupt(summed / name, flip=-1 if name == SHARD else content.index(b"llama"))
     report = check(summed)
     assert report.errors == [("checksum-mismatch", name)]
     assert hashlib.sha256(content).hexdigest() in report.text
@@ -57,7 +58,7 @@ def test_the_forms_that_coreutils_writes(check, summed, form):
     line = form.format(d=digest, D=digest.upper(), n=SHARD)
     (summed / LIST).write_bytes(f"{line}\n".encode())
     assert check(summed).findings == []
-    flip_bit(summed / SHARD)
+    corrupt(summed / SHARD)
     assert check(summed).errors == [("checksum-mismatch", SHARD)]
 
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from modelkit import write_json
+
+from vllmrt.testing.models import write_json
 
 DEEP = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 

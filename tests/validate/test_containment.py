@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
-from modelkit import make_model, move_to_hub_cache, tree_of
+from modelkit import move_to_hub_cache
 
 from vllmrt import validate
 from vllmrt.settings import Settings
+from vllmrt.testing import make_model, tree_of
 from vllmrt.validate import reading, tree
 
 SHARD = "model-00001-of-00002.safetensors"

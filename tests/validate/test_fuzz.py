@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from modelkit import INDEX, fingerprint, make_model, shard_name, tree_of, write_raw_safetensors
 
 from vllmrt.settings import Settings
+from vllmrt.testing import fingerprint, make_model, tree_of
+from vllmrt.testing.models import INDEX, shard_name, write_raw_safetensors
 from vllmrt.validate import validators
 
 if TYPE_CHECKING:

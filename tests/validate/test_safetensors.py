@@ -5,17 +5,10 @@ import resource
 import struct
 
 import pytest
-from modelkit import (
-    INDEX,
-    edit_header,
-    edit_json,
-    header_of,
-    make_model,
-    shard_name,
-    truncate,
-    write_raw_safetensors,
-    write_safetensors,
-)
+from modelkit import edit_header, edit_json
+
+from vllmrt.testing import corrupt, make_model
+from vllmrt.testing.models import INDEX, header_of, shard_name, write_raw_safetensors, write_safetensors
 
 SHARD = shard_name(2, 2)
 ONE = "model.safetensors"
@@ -29,7 +22,7 @@ def single(tmp_path):
 @pytest.mark.parametrize("by", [1, 2, 1000])
 def test_cut_in_its_tensors(check, model, by):
     size = (model / SHARD).stat().st_size
-    truncate(model / SHARD, by)
+    corrupt(model / SHARD, cut=by)
     report = check(model)
     assert report.errors == [("safetensors-truncated", SHARD)]
     assert f"{size - by:,} of {size:,} bytes" in report.text
@@ -180,7 +173,7 @@ def test_a_header_longer_than_the_first_read(check, single):
     write_safetensors(single / ONE, tensors)
     assert len(json.dumps(header_of(tensors))) > 500_000
     assert check(single).findings == []
-    truncate(single / ONE)
+    corrupt(single / ONE, cut=1)
     assert check(single).errors == [("safetensors-truncated", ONE)]
 
 
@@ -194,7 +187,7 @@ def test_a_header_as_long_as_the_first_read(check, single, length):
 def test_stray_files_of_the_directory_are_looked_at(check, model):
     write_safetensors(model / "extra.safetensors", {"a": (2,)})
     assert check(model).findings == []
-    truncate(model / "extra.safetensors")
+    corrupt(model / "extra.safetensors", cut=1)
     assert check(model).errors == [("safetensors-truncated", "extra.safetensors")]
 
 
@@ -204,9 +197,9 @@ def test_files_below_are_looked_at_when_the_index_names_them(check, model):
     edit_json(model / INDEX, lambda index: index["weight_map"].update(
         {name: f"sub/{SHARD}" for name, shard in index["weight_map"].items() if shard == SHARD}))  # fmt: skip
     write_safetensors(model / "sub" / "other.safetensors", {"a": (2,)})
-    truncate(model / "sub" / "other.safetensors")
+    corrupt(model / "sub" / "other.safetensors", cut=1)
     assert check(model).findings == []
-    truncate(model / "sub" / SHARD)
+    corrupt(model / "sub" / SHARD, cut=1)
     assert check(model).errors == [("safetensors-truncated", f"sub/{SHARD}")]
 
 

@@ -4,7 +4,10 @@ import json
 import time
 
 import pytest
-from modelkit import INDEX, edit_json, make_model, shapes, shard_name, write_json, write_weights
+from modelkit import edit_json
+
+from vllmrt.testing import make_model
+from vllmrt.testing.models import INDEX, shapes, shard_name, write_json, write_weights
 
 FIRST, SECOND = shard_name(1, 2), shard_name(2, 2)
 DEEP = b'{"weight_map": {"a": ' + b"[" * 200_000

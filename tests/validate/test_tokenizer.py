@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from modelkit import make_model, write_tokenizer
+
+from vllmrt.testing import make_model
+from vllmrt.testing.models import write_tokenizer
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from gpukit import is_gone, run_check, write_smi
 from vllmrt_gpu_nvidia_smi import NvidiaSmiProbe
 
+from vllmrt.testing import GpuProbeConformance
 from vllmrt.types import GpuProcess, GpuStatus, Skip
 
 if TYPE_CHECKING:
@@ -310,3 +311,11 @@ def test_one_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> No
     assert told["gpu_skips"][0]["reason"].startswith("vllmrt-gpu-nvidia-smi 0.1.0: no answer in 0.6 s")
     assert (told["error"], told["seconds"] < 3) == (None, True)
     assert all(is_gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+
+
+class TestConformance(GpuProbeConformance):
+    name = "nvidia-smi"
+
+    @pytest.fixture
+    def machine(self, tmp_path: Path) -> dict[str, str]:
+        return {"PATH": f"{write_smi(tmp_path / 'eight', say(EIGHT))}:/usr/bin:/bin"}

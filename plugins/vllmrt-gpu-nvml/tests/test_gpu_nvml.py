@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from gpukit import compile_nvml, run_check
 
+from vllmrt.testing import GpuProbeConformance
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -335,3 +337,11 @@ def test_a_gpu_that_is_divided_into_nothing(check: Check) -> None:
     told = check("mig-empty")
     assert codes(told) == {"gpu-fault": True}
     assert "there is no MIG instance on it" in told["error"]
+
+
+class TestConformance(GpuProbeConformance):
+    name = "nvml"
+
+    @pytest.fixture
+    def machine(self, library: Path) -> dict[str, str]:
+        return {"LD_LIBRARY_PATH": str(library), "NVML_STUB": "eight"}

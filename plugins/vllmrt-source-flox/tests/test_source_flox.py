@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import vllmrt_source_flox
-from modelkit import fingerprint, make_model
 from vllmrt_source_flox import FloxSource, vllmrt_sources
 
 from vllmrt.errors import ModelRejected
@@ -15,6 +14,7 @@ from vllmrt.host import PluginHost
 from vllmrt.resolve import envfile
 from vllmrt.resolve.loop import Resolved, Resolver
 from vllmrt.settings import Settings
+from vllmrt.testing import fingerprint, make_model
 from vllmrt.types import Candidate, ModelRequest, Skip
 
 if TYPE_CHECKING:

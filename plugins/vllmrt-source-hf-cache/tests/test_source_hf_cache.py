@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from modelkit import fingerprint, make_model, move_to_hub_cache, truncate
+from modelkit import move_to_hub_cache
 from vllmrt_source_hf_cache import vllmrt_sources
 
 from vllmrt.errors import ModelRejected
@@ -17,6 +17,7 @@ from vllmrt.layers import load
 from vllmrt.resolve import envfile
 from vllmrt.resolve.loop import Resolved, Resolver
 from vllmrt.settings import Settings
+from vllmrt.testing import corrupt, fingerprint, make_model
 from vllmrt.types import Candidate, ModelRequest, Skip
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def test_a_snapshot_that_is_broken_gives_way_to_an_older_one(caches: Caches) -> 
     old = caches.add(caches.by_default, OLD, age=100)
     new = caches.add(caches.by_default, NEW)
     shard = new / "model-00002-of-00002.safetensors"
-    truncate(shard.resolve())
+    corrupt(shard.resolve(), cut=1)
     resolved = caches.resolve()
     assert resolved.path == old
     rejected, chosen = resolved.attempts

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakehub import FakeHub
-from modelkit import make_model
 from vllmrt_source_hf_hub import vllmrt_sources
 
 from vllmrt.settings import Settings
+from vllmrt.testing import make_model
 from vllmrt.types import Candidate, ModelRequest, RemoteFile, RemoteSource, Skip
 
 if TYPE_CHECKING:

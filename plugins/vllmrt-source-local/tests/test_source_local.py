@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from modelkit import fingerprint, make_model, truncate
 from vllmrt_source_local import vllmrt_sources
 
 from vllmrt.errors import ModelNotFound, ModelRejected
@@ -14,6 +13,7 @@ from vllmrt.identity import identity_hash
 from vllmrt.resolve import envfile, manifest
 from vllmrt.resolve.loop import Resolved, Resolver
 from vllmrt.settings import Settings
+from vllmrt.testing import corrupt, fingerprint, make_model
 from vllmrt.types import Candidate, ModelRequest, Skip
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def test_readers_of_the_env_file_get_its_path(store: Path) -> None:
 
 
 def test_a_model_that_is_broken_is_refused_with_the_file(store: Path) -> None:
-    truncate(make_model(store / "name") / "model-00002-of-00002.safetensors")
+    corrupt(make_model(store / "name") / "model-00002-of-00002.safetensors", cut=1)
     with pytest.raises(ModelRejected) as caught:
         resolve(store)
     (attempt,) = caught.value.attempts
@@ -106,7 +106,7 @@ def test_the_plain_name_comes_first(store: Path) -> None:
 
 
 def test_a_broken_model_does_not_hide_the_one_beside_it(store: Path) -> None:
-    truncate(make_model(store / "name") / "model-00001-of-00002.safetensors")
+    corrupt(make_model(store / "name") / "model-00001-of-00002.safetensors", cut=1)
     beside = make_model(store / f"name.{identity_hash('org/name')}")
     resolved = resolve(store)
     assert resolved.path == beside

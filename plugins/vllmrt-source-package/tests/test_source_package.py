@@ -6,7 +6,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from modelkit import make_model
 
 from vllmrt import discovery
 from vllmrt.errors import ModelNotFound, ModelRejected
@@ -14,6 +13,7 @@ from vllmrt.host import PluginHost
 from vllmrt.resolve import envfile
 from vllmrt.resolve.loop import Resolved, Resolver
 from vllmrt.settings import Settings
+from vllmrt.testing import make_model
 from vllmrt.types import Candidate, ModelRequest
 
 if TYPE_CHECKING:

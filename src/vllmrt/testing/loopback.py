@@ -1,15 +1,19 @@
-"""The base of the HTTP servers of the tests: on a free port of loopback, and all its connections end with it."""
+"""The base of HTTP servers for tests: on a free port of loopback, and all its connections end with it."""
 
 from __future__ import annotations
 
 import socket
 import sys
+import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ssl
+    from typing import Self
+
+    from vllmrt.testing.faults import Seen
 
 
 class LoopbackServer(ThreadingHTTPServer):
@@ -67,3 +71,49 @@ class LoopbackServer(ThreadingHTTPServer):
             with suppress(OSError):
                 # that of SSLSocket would let the thread go on without encryption
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+class RecordingServer(LoopbackServer):
+    """A server that remembers what it was asked, and can tell its handlers to stop."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], host: str, tls: ssl.SSLContext | None) -> None:
+        self.seen: list[Seen] = []
+        self.stopping = threading.Event()
+        super().__init__(handler, host, tls)
+
+
+class Listening:
+    """A server for the length of a ``with`` block.
+
+    Attributes:
+        seen: every request, in order.
+        crashed: what went wrong in the server itself; a test may assert that it is empty.
+    """
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], host: str, tls: ssl.SSLContext | None = None) -> None:
+        self._server = RecordingServer(handler, host, tls)
+        self.host = host
+        self.port = self._server.server_port
+        self.seen = self._server.seen
+        self.crashed = self._server.crashed
+
+    def __enter__(self) -> Self:
+        """Begin to serve."""
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End every connection, and the server."""
+        self._server.stopping.set()
+        self._server.shutdown()
+        self._server.hang_up()
+        self._server.server_close()
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there were."""
+        return self._server.accepted
+
+    def hang_up(self) -> None:
+        """End every connection, as a server does with those that were idle for long."""
+        self._server.hang_up()
