@@ -152,6 +152,15 @@ def test_the_whole_object_may_come_without_a_range(server: ByteServer, client: R
     assert fetch(client, server.url(PATH)) == CONTENT
 
 
+def test_a_range_may_be_called_200(client: RangeClient) -> None:
+    """ModelScope's answers are of this kind."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Range: bytes "
+    with ByteServer(plan=lambda _: Fault(raw=head + b"3-5/9\r\n\r\nabc")) as server:
+        assert fetch(client, server.url(PATH), 3, 6) == b"abc"
+        with pytest.raises(SourceError, match="ignores Range"):
+            client.open(server.url(PATH), 2, 5)
+
+
 # keep-alive
 
 
