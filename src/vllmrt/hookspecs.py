@@ -62,7 +62,8 @@ def vllmrt_sources(settings: Settings) -> Iterable[ModelSource]:  # type: ignore
     ``vllmrt up org/name --sources acme-share`` then uses it.
 
     Args:
-        settings: the run's settings; read nothing from `os.environ`.
+        settings: the run's settings, which are not to be read from `os.environ` again. A variable that only this
+            plugin knows is read here, once; its name does not begin with ``VLLMRT_``.
 
     Returns:
         objects that fulfil `vllmrt.types.ModelSource` or `vllmrt.types.RemoteSource`.
