@@ -72,6 +72,15 @@ def test_below_every_layer_is_the_default() -> None:
     assert loaded.warnings == ()
 
 
+def test_other_defaults_are_below_every_layer_too(named_file: WriteFile) -> None:
+    defaults = {"port": 9000}
+    assert layers.load({}, defaults=defaults).settings == Settings(port=9000)
+    assert layers.load({}, defaults=defaults).origins == {}
+    assert layers.load(named_file("port = 9001\n"), defaults=defaults).settings.port == 9001
+    assert layers.load({"VLLM_PORT": "9002"}, defaults=defaults).settings.port == 9002
+    assert layers.read({"VLLM_PORT": "x"}, defaults=defaults).settings.port == 9000
+
+
 def test_an_empty_variable_lets_the_next_layer_through(named_file: WriteFile) -> None:
     environ = {**named_file("port = 4"), "VLLMRT_PORT": "", "VLLM_PORT": ""}
     assert layers.load(environ).settings.port == 4

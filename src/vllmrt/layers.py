@@ -127,31 +127,40 @@ def rows() -> Iterator[Row]:
         yield Row(field, annotation, _bare(annotation), default, annotation.__metadata__[-1])
 
 
-def load(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Layers:
+def load(
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | None] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Layers:
     """Build the settings of one run.
 
     Args:
         environ: the environment; an empty value counts as unset, as in ``${VAR:-default}``, but for `Var.blank`.
         flags: values of the command line by field, as text; None unsets what a lower layer says.
+        defaults: values by field that stand in for those of the table.
 
     Raises:
         ConfigError: with a line for every value that cannot be used: variable, value and bound.
     """
-    layers = read(environ, flags)
+    layers = read(environ, flags, defaults)
     if layers.faults:
         message = "\n".join(map(str, layers.faults))
         raise ConfigError(message, hint="docs/reference/settings.md lists every setting with its bounds")
     return layers
 
 
-def read(environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Layers:
+def read(
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | None] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Layers:
     """Build the settings as `load` does, but without what cannot be used: it is among the faults of the answer."""
     file, faults = _File(Path(os.devnull), {}), []
     try:
         file = _settings_file(environ, flags or {})
     except ConfigError as error:
         faults.append(Fault(error.message, error.hint))
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     origins: dict[str, str] = {}
     faults += [Fault(f"{file.path}: {one.message}", one.hint) for one in _unknown(file.values, _FIELDS)]
     for row in rows():

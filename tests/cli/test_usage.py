@@ -13,7 +13,7 @@ from vllmrt.testing import make_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ["up", "plan", "preflight", "resolve", "serve", "smoke", "models", "plugins", "config"]
+COMMANDS = ["up", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "models", "plugins", "config"]
 BOOM = "raise SystemExit('imported')\n"
 
 

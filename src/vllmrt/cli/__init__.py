@@ -5,6 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 class Status(SystemExit):
@@ -13,11 +17,20 @@ class Status(SystemExit):
 
 def main() -> None:
     """Run the command line and exit with its status."""
+
+    def run(argv: Sequence[str]) -> int:
+        from vllmrt.cli import app
+
+        return app.run(argv)
+
+    run_process(run)
+
+
+def run_process(run: Callable[[Sequence[str]], int]) -> None:
+    """Run a program of ours as the whole process, and exit with the status that it returns."""
     # Start-up only makes objects that stay; collecting among them takes a tenth of its time.
     gc.disable()
     _fill_closed_streams()
-    from vllmrt.cli.app import run
-
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         try:

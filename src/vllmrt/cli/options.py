@@ -1,29 +1,27 @@
-"""From the settings table to a command's options, and from what a command raises to its exit status."""
+"""From the settings table to a command's options."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import os
-import sys
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from signal import SIGINT, SIGPIPE, SIGTERM, signal
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vllmrt import layers
-from vllmrt.cli import Status
-from vllmrt.errors import ExitCode, PreflightError, ResolveError, UsageError, VllmrtError
-from vllmrt.events import Event, renderer, to_json
+from vllmrt.cli.reporting import Run, asks_for_json, reporting
+from vllmrt.errors import UsageError
+from vllmrt.events import Event
 from vllmrt.identity import parse_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from vllmrt.events import Emit
-    from vllmrt.layers import Layers, Row
+    from vllmrt.layers import Row
+
+__all__ = ["Run", "command"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 LogFormat = Annotated[str | None, typer.Option("--log-format", help="text, or json for one event per line.")]
@@ -31,35 +29,6 @@ Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="org/name or org/name@revision; without it, vllmrt/tiny.")
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of a bug.")]
-
-
-class Run(NamedTuple):
-    """What every command is given.
-
-    Attributes:
-        layers: the settings and where they came from.
-        emit: shows an event on stderr.
-        json: True when `out` takes one JSON object and nothing else.
-        extra: what followed ``--``.
-        out: stdout; ``sys.stdout`` itself leads to stderr meanwhile, for plugins that print.
-        log_format: how events are to be shown: ``text``, ``json``, or None.
-    """
-
-    layers: Layers
-    emit: Emit
-    json: bool
-    extra: tuple[str, ...]
-    out: TextIO
-    log_format: str | None = None
-
-    def print(self, line: object) -> None:
-        """Print one line on stdout."""
-        self.out.write(f"{line}\n")
-        self.out.flush()
-
-    def print_json(self, value: object) -> None:
-        """Print the command's one JSON object."""
-        self.print(to_json(value))
 
 
 def command(
@@ -84,8 +53,8 @@ def command(
             flags: dict[str, str | None] = {
                 row.field: _text(value) for row in rows if (value := given.pop(row.field)) is not None
             }
-            common["json"] |= _asks_for_json(json_setting)
-            with _reporting(**common) as (emit, out):
+            common["json"] |= asks_for_json(json_setting)
+            with reporting(**common) as (emit, out):
                 _check_usage(ctx, common["log_format"], takes_extra=takes_extra)
                 flags.update(_model_flags(given.pop("model", None), flags.get("model_revision")))
                 loaded = (layers.read if tolerant else layers.load)(os.environ, flags)
@@ -98,12 +67,6 @@ def command(
         return wrapper
 
     return decorate
-
-
-def _asks_for_json(setting: str | None) -> bool:
-    """Look ahead: settings that cannot be read are reported as JSON too."""
-    names = [name for row in layers.rows() if row.field == setting for name in row.names]
-    return next((os.environ[name] for name in names if os.environ.get(name)), "0") == "1"
 
 
 def _check_usage(ctx: typer.Context, log_format: str | None, *, takes_extra: bool) -> None:
@@ -164,65 +127,3 @@ def _model_flags(model: str | None, revision: str | None) -> dict[str, str | Non
         return {"model": model, "model_id": None, "model_revision": revision}
     name = parse_model(model)[0].partition("/")[2]
     return {"model_id": model, "model": name, "model_revision": revision}
-
-
-@contextmanager
-def _reporting(*, json: bool, log_format: str | None, verbose: bool) -> Iterator[tuple[Emit, TextIO]]:
-    """Turn what a command raises into one message and an exit status."""
-    emit, out = renderer(log_format), sys.stdout
-    signal(SIGTERM, _terminate)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield emit, out
-    except (VllmrtError, OSError) as error:
-        known = error if isinstance(error, VllmrtError) else _of_system(error)
-        facts = _report(known, emit)
-        if json:
-            out.write(to_json(facts) + "\n")
-        raise Status(known.exit_code) from None
-    except KeyboardInterrupt as interrupt:
-        emit(Event("interrupted", "stopped", "what was fetched is kept; the next run goes on from there", "warning"))
-        raise SystemExit(128 + (SIGTERM if isinstance(interrupt, _Terminated) else SIGINT)) from None
-    except Exception as error:  # noqa: BLE001 - whatever else there is, is a bug of ours
-        facts = _report_bug(error, emit, verbose=verbose)
-        if json:
-            out.write(to_json(facts) + "\n")
-        raise SystemExit(ExitCode.BUG) from None
-
-
-def _of_system(error: OSError) -> VllmrtError:
-    """What the system refuses is no bug: a full disk, a directory that may not be read, a reader that has gone."""
-    if isinstance(error, BrokenPipeError):
-        # nobody listens any more; Python must not try again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(128 + SIGPIPE) from None
-    return VllmrtError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does: everything is left in order."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
-
-
-def _report(error: VllmrtError, emit: Emit) -> dict[str, object]:
-    facts = {"class": type(error).__name__, "code": int(error.exit_code)}
-    emit(Event("error", "error", error.message, "error", facts))
-    if error.hint:
-        emit(Event("hint", "hint", error.hint))
-    more: dict[str, object] = {"attempts": error.attempts} if isinstance(error, ResolveError) else {}
-    if isinstance(error, PreflightError):
-        more = error.facts
-    return {"ok": False, **facts, "error": error.message, "hint": error.hint, **more}
-
-
-def _report_bug(error: Exception, emit: Emit, *, verbose: bool) -> dict[str, object]:
-    if verbose:
-        from traceback import print_exception
-
-        print_exception(error)
-    fault = f"{type(error).__name__}: {error}"
-    emit(Event("bug", "bug", f"{fault}\nplease report it with what the same command prints with -v", "error"))
-    return {"ok": False, "code": int(ExitCode.BUG), "class": "bug", "error": fault, "hint": None}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from vllmrt.cli.options import Run
+    from vllmrt.cli.reporting import Run
     from vllmrt.serve.launch import LaunchPlan
 
 

@@ -1,0 +1,56 @@
+"""A preflight from the command line, and the command behind it; without typer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllmrt.cli import Status
+from vllmrt.errors import ConfigError
+from vllmrt.events import Event
+from vllmrt.host import PluginHost
+from vllmrt.preflight.run import Preflight
+
+if TYPE_CHECKING:
+    from vllmrt.cli.reporting import Run
+    from vllmrt.preflight.proxy import Proxy
+
+
+def check_and_start(run: Run) -> int:
+    """Make the checks, start the command that is in `Run.extra`, and return the exit status of both.
+
+    Raises:
+        ConfigError: JSON and a command are both wanted, or there is no such command.
+        VllmrtError: as `vllmrt.preflight.run.Preflight.cleared`.
+    """
+    settings = run.layers.settings
+    if run.extra and run.json:
+        raise ConfigError("VLLM_PREFLIGHT_JSON and --json go without a command", hint="leave out one of them")
+    if run.extra:
+        from vllmrt.preflight.proxy import find_command
+
+        find_command(run.extra)
+    proxy = None
+    checks = Preflight(settings, PluginHost(settings), run.emit)
+    with checks.cleared() as answer:
+        if run.extra and not settings.dry_run:
+            proxy = _start(run)
+    if run.json:
+        run.print_json({"ok": True, **answer})
+    return proxy.wait() if proxy else 0
+
+
+def _start(run: Run) -> Proxy:
+    """Start the command; return when it listens, so that the lock can be given up, or not at all."""
+    from vllmrt.preflight.proxy import Proxy, become
+
+    settings = run.layers.settings
+    run.emit(Event("preflight.command", "command", " ".join(map(ascii, run.extra)), data={"argv": list(run.extra)}))
+    if not settings.preflight_proxy_child:
+        become(run.extra)
+    proxy = Proxy(run.extra, settings)
+    status = proxy.wait_until_bound()
+    if status is not None:
+        raise Status(status)
+    text = f"the command listens on {settings.host}:{settings.port}"
+    run.emit(Event("preflight.bound", "port", text, "good"))
+    return proxy
