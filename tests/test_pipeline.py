@@ -169,7 +169,7 @@ def test_serve_without_resolve_says_what_comes_first(machine: Machine) -> None:
     done = machine.run("serve", "org/name")
     assert (done.code, done.out) == (20, "")
     assert "does not exist" in done.err
-    assert "run vllmrt resolve first" in done.err
+    assert "run vllmrt resolve, or vllm-resolve-model, first" in done.err
 
 
 @pytest.mark.parametrize("model_id", ["other/name", "org/name@v1"])

@@ -68,11 +68,22 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
-def as_json(event: Event) -> str:
-    """Return an event as one line of JSON, schema version 1."""
+def as_json(event: Event, at: float | None = None) -> str:
+    """Return an event as one line of JSON, schema version 1.
+
+    Args:
+        event: what happened.
+        at: when, in seconds since the epoch; None is now.
+    """
     from time import time
 
-    fixed = {"v": 1, "time": round(time(), 3), "event": event.name, "level": event.level, "text": event.text}
+    fixed = {
+        "v": 1,
+        "time": round(time() if at is None else at, 3),
+        "event": event.name,
+        "level": event.level,
+        "text": event.text,
+    }
     return to_json({**fixed, **event.data})
 
 

@@ -10,6 +10,7 @@ from vllmrt.errors import ConfigError, ServeRefused
 from vllmrt.events import Event
 from vllmrt.host import PluginHost
 from vllmrt.identity import DEFAULT_MODEL, requested
+from vllmrt.resolve import log
 from vllmrt.resolve.loop import Resolved, Resolver
 from vllmrt.types import ModelRequest
 
@@ -122,22 +123,48 @@ def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence
     return Told(request, port, offers, path, planner.free(), launch.argv, command, added, removed)
 
 
-def serve(layers: Layers, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
-    """Plan the launch of what an earlier resolve wrote into the env file.
+class Recorded(NamedTuple):
+    """What an earlier resolve wrote into its env file.
+
+    Attributes:
+        path: of the file.
+        values: the variables that it sets.
+        identity: of the model.
+    """
+
+    path: Path
+    values: dict[str, str]
+    identity: str
+
+
+def recorded(settings: Settings, environ: Mapping[str, str]) -> Recorded:
+    """Read the env file of the model that is asked for.
 
     Raises:
         ServeRefused: the file is missing, unsafe, or speaks of another model.
     """
     from vllmrt.resolve import envfile
 
-    settings = layers.settings
-    request = requested(settings) or ModelRequest(DEFAULT_MODEL)
-    path = envfile.path_for(settings, request)
-    values = envfile.source(path) if settings.env_file_trusted else envfile.load(path)
+    request = requested(settings)
+    path = envfile.path_for(settings, request or ModelRequest(DEFAULT_MODEL))
+    values = envfile.source(path, environ) if settings.env_file_trusted else envfile.load(path)
     identity = envfile.identity(path, values)
-    if requested(settings) and identity != request.identity:
-        raise ServeRefused(f"{path} is of {identity}, not of {request.identity}", hint="run vllmrt resolve")
-    return _plan(layers, envfile.directory(path, values), identity.partition("@")[0], {**environ, **values}, extra)
+    if request and identity != request.identity:
+        raise ServeRefused(f"{path} is of {identity}, not of {request.identity}", hint=envfile.AGAIN)
+    return Recorded(path, values, identity)
+
+
+def serve(layers: Layers, record: Recorded, environ: Mapping[str, str], extra: Sequence[str]) -> LaunchPlan:
+    """Plan the launch of what an earlier resolve found.
+
+    Raises:
+        ServeRefused: the model is gone, or as `vllmrt.serve.launch.plan_launch`.
+    """
+    from vllmrt.resolve import envfile
+
+    directory = envfile.directory(record.path, record.values)
+    model_id = record.identity.partition("@")[0]
+    return _plan(layers, directory, model_id, {**environ, **record.values}, extra)
 
 
 def _prepare(layers: Layers, emit: Emit) -> tuple[ModelRequest, PluginHost]:
@@ -166,7 +193,8 @@ def _inspect(settings: Settings, host: PluginHost, emit: Emit) -> AbstractContex
 
 
 def _resolve(request: ModelRequest, host: PluginHost, settings: Settings, emit: Emit) -> Resolved:
-    return Resolver(host, settings, emit).resolve(request, settings.model_sources)
+    with log.kept(settings, request, emit) as noted:
+        return Resolver(host, settings, noted).resolve(request, settings.model_sources)
 
 
 def _plan(

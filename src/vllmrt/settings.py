@@ -130,9 +130,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     safe_weights_only: Annotated[
         bool, Var("model", None, "Refuse pickle weights (.bin, .pt, .pth), which can run code when loaded")
     ] = False
-    keep_logs: Annotated[bool, Var("model", "VLLM_KEEP_LOGS", "Keep logs of downloads that succeeded", strict=True)] = (
-        False
-    )
+    keep_logs: Annotated[
+        bool,
+        Var("model", "VLLM_KEEP_LOGS", "Keep the log, beside the env file, of a resolve that succeeded", strict=True),
+    ] = False
 
     include: Annotated[
         Names, Var("transfer", None, "Patterns of the files to fetch, instead of what vLLM loads", "--include")

@@ -140,9 +140,9 @@ def test_smoke_without_a_server_is_a_failure_and_no_bug(machine: Machine) -> Non
         (["up", "org/name", "--dry-run"], ["resolve.attempt", "validate.ok", "serve.command"]),
         (
             ["resolve", "org/missing", "--sources", "flox,local"],
-            ["resolve.attempt", "resolve.attempt", "error", "hint"],
+            ["resolve.attempt", "resolve.attempt", "resolve.log", "error", "hint"],
         ),
-        (["resolve", "org/broken"], ["resolve.attempt", "error"]),
+        (["resolve", "org/broken"], ["resolve.attempt", "resolve.log", "error"]),
         (["serve", "org/missing"], ["error", "hint"]),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_shell_reads_the_same_and_runs_nothing(path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     values = {f"V{number}": value for number, value in enumerate(BASH)}
     envfile.write(path, values)
-    assert in_bash(path) == values == envfile.load(path) == envfile.source(path)
+    assert in_bash(path) == values == envfile.load(path) == envfile.source(path, {})
     assert sorted(os.listdir(tmp_path)) == ["model.env"]
 
 
@@ -510,23 +510,27 @@ def test_a_directory_that_is_none_is_refused(value: str, path: Path) -> None:
 
 
 def test_a_trusted_file_is_sourced(put: Callable[..., Path]) -> None:
-    values = envfile.source(put("A=$(echo b)\nexport C=\"${A}c\"\nD='e\nf'"))
+    values = envfile.source(put("A=$(echo b)\nexport C=\"${A}c\"\nD='e\nf'"), {"PATH": "/usr/bin:/bin"})
     assert values == {"A": "b", "C": "bc", "D": "e\nf"}
 
 
-def test_a_trusted_file_sees_nothing_of_our_environment(
-    put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", "s3cr3t")
-    assert "s3cr3t" not in str(envfile.source(put("A=${HF_TOKEN:-none}")))
+def test_a_trusted_file_may_refer_to_the_environment(put: Callable[..., Path]) -> None:
+    environ = {"FLOX_ENV_CACHE": "/run/cache", "HF_TOKEN": "s3cr3t"}
+    path = put("export HF_HOME=$FLOX_ENV_CACHE/hf\nexport HF_TOKEN=$HF_TOKEN")
+    assert envfile.source(path, environ) == {"HF_HOME": "/run/cache/hf"}  # what it does not change is not its own
+
+
+def test_a_trusted_file_is_all_that_is_sourced(put: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "startup").write_text("export STARTUP=1")
+    assert envfile.source(put("A=b"), {"BASH_ENV": str(tmp_path / "startup")}) == {"A": "b"}
 
 
 @pytest.mark.parametrize("content", ["exit 3", "false", "no-such-command-anywhere", "A='"], ids=str)
 def test_a_trusted_file_that_fails_is_refused(content: str, put: Callable[..., Path]) -> None:
     with pytest.raises(ServeRefused, match="cannot be sourced"):
-        envfile.source(put(content))
+        envfile.source(put(content), {})
 
 
 def test_a_trusted_file_that_is_missing_is_refused(path: Path) -> None:
     with pytest.raises(ServeRefused):
-        envfile.source(path)
+        envfile.source(path, {})

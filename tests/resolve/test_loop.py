@@ -145,7 +145,7 @@ def test_nothing_has_it_says_why_for_every_source(machine: Machine) -> None:
     done = resolve(machine, "--sources", "package,flox,local,hf-cache")
     assert (done.code, done.out) == (10, "")
     labels = [line.split()[0] for line in done.err.splitlines()]
-    assert labels == ["package", "flox", "local", "hf-cache", "error", "hint"]
+    assert labels == ["package", "flox", "local", "hf-cache", "log", "error", "hint"]
     assert lines_of(done, "flox") == ["skipped: FLOX_ENV is not set"]
     assert lines_of(done, "local") == [f"skipped: nothing at {machine.store / 'name'}"]
     assert lines_of(done, "error") == ["no source has org/name"]

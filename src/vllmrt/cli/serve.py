@@ -22,5 +22,6 @@ def serve(
     print_cmd: Annotated[bool, typer.Option("--print-cmd", help="Print the bare command line, then launch.")] = False,
 ) -> None:
     """Become vllm serve with the model that an earlier vllmrt resolve wrote into its env file."""
-    plan = pipeline.serve(run.layers, os.environ, run.extra)
+    record = pipeline.recorded(run.layers.settings, os.environ)
+    plan = pipeline.serve(run.layers, record, os.environ, run.extra)
     show_launch(run, plan, {}, print_cmd=print_cmd)

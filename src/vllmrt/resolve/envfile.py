@@ -37,7 +37,7 @@ _LINE = re.compile(
     re.VERBOSE,
 )
 _LONGEST_SLUG = 200
-_AGAIN = "run vllmrt resolve again; it writes a new one"
+AGAIN = "run vllmrt resolve, or vllm-resolve-model, again; it writes a new one"
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
 _LOADER = re.compile(r"^(LD_|DYLD_|PYTHON|BASH_|GCONV_PATH$|PATH$|ENV$|IFS$|SHELL$|HOME$)")
@@ -104,7 +104,7 @@ def load(path: Path) -> dict[str, str]:
         if match is None:
             raise ServeRefused(
                 f"{path}, line {number}: not KEY=VALUE in the safe subset: one line, no interpolation, no command",
-                hint=_AGAIN,
+                hint=AGAIN,
             )
         values[match["key"]] = _value(match)
     _refuse_loader(path, values)
@@ -118,7 +118,7 @@ def identity(path: Path, values: Mapping[str, str]) -> str:
         ServeRefused: it does not say what was resolved.
     """
     if not values.get("_VLLM_RESOLVED_MODEL"):
-        raise ServeRefused(f"{path} does not define _VLLM_RESOLVED_MODEL", hint=_AGAIN)
+        raise ServeRefused(f"{path} does not define _VLLM_RESOLVED_MODEL", hint=AGAIN)
     return values.get("_VLLM_MODEL_IDENTITY") or values.get("VLLM_MODEL_ID") or values["_VLLM_RESOLVED_MODEL"]
 
 
@@ -130,7 +130,7 @@ def directory(path: Path, values: Mapping[str, str]) -> Path:
     """
     named = Path(values.get("_VLLM_RESOLVED_PATH") or values.get("VLLM_MODEL_PATH") or _snapshot(values) or ".")
     if not named.is_absolute() or not named.is_dir():
-        raise ServeRefused(f"{path} names no model directory that is there: {str(named)!a}", hint=_AGAIN)
+        raise ServeRefused(f"{path} names no model directory that is there: {str(named)!a}", hint=AGAIN)
     return named
 
 
@@ -139,27 +139,34 @@ def _snapshot(values: Mapping[str, str]) -> Path | None:
     if not values.get("HF_HOME") or not values.get("VLLM_MODEL_ID"):
         return None
     request = ModelRequest(parse_model(values["VLLM_MODEL_ID"])[0])
-    return next(iter(hubcache.snapshots(hubcache.repository(Path(values["HF_HOME"]) / "hub", request), None)), None)
+    revision = values.get("_VLLM_RESOLVED_SNAPSHOT") or values.get("VLLM_MODEL_REVISION")
+    repository = hubcache.repository(Path(values["HF_HOME"]) / "hub", request)
+    return next(iter(hubcache.snapshots(repository, revision)), None)
 
 
-def source(path: Path) -> dict[str, str]:
-    """Let bash source an env file that its user trusts (VLLM_ENV_FILE_TRUSTED), and return what it exports.
+def source(path: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Let bash source an env file that its user trusts (VLLM_ENV_FILE_TRUSTED), and return what it sets.
+
+    Args:
+        path: the file.
+        environ: what the file may refer to.
 
     Raises:
         ServeRefused: it is missing, or bash fails on it.
     """
     import subprocess
 
-    script = 'set -ea; . "$1"; exec env -0'
+    script = 'set -ea; . "$1"; exec /usr/bin/env -0'
     command = ["/bin/bash", "--noprofile", "--norc", "-c", script, "bash", str(path)]
+    given = {name: value for name, value in environ.items() if name not in {"BASH_ENV", "ENV"}}
     try:
-        done = subprocess.run(command, env={}, capture_output=True, check=True, timeout=30)
+        done = subprocess.run(command, env=given, capture_output=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
         raise ServeRefused(
             f"{path} cannot be sourced: {error}", hint="mend it, or unset VLLM_ENV_FILE_TRUSTED"
         ) from None
     pairs = (item.partition("=") for item in done.stdout.decode(errors="surrogateescape").split("\0") if item)
-    return {key: value for key, _, value in pairs if key not in {"PWD", "SHLVL", "_"}}
+    return {key: value for key, _, value in pairs if key not in {"PWD", "SHLVL", "_"} and environ.get(key) != value}
 
 
 def _quoted(key: str, value: str) -> str:
@@ -182,7 +189,9 @@ def _read(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise ServeRefused(f"env file {path} does not exist", hint="run vllmrt resolve first") from None
+        raise ServeRefused(
+            f"env file {path} does not exist", hint="run vllmrt resolve, or vllm-resolve-model, first"
+        ) from None
     except OSError as error:
         raise ServeRefused(
             f"env file {path} cannot be opened: {error.strerror}", hint="it must be a plain file"
@@ -194,20 +203,20 @@ def _read(path: Path) -> str:
     finally:
         os.close(descriptor)
     if len(content) > SIZE_LIMIT or b"\0" in content or b"\r" in content:
-        raise ServeRefused(f"env file {path} is longer than {SIZE_LIMIT} bytes, or holds NUL or CR", hint=_AGAIN)
+        raise ServeRefused(f"env file {path} is longer than {SIZE_LIMIT} bytes, or holds NUL or CR", hint=AGAIN)
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise ServeRefused(f"env file {path} is not UTF-8", hint=_AGAIN) from None
+        raise ServeRefused(f"env file {path} is not UTF-8", hint=AGAIN) from None
 
 
 def _refuse_shared(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise ServeRefused(f"env file {path} is not a regular file", hint=_AGAIN)
+        raise ServeRefused(f"env file {path} is not a regular file", hint=AGAIN)
     if status.st_mode & stat.S_IWOTH:
         raise ServeRefused(f"env file {path} can be written by everybody", hint=f"chmod 600 {path}")
     if status.st_uid not in {0, os.geteuid()}:
-        raise ServeRefused(f"env file {path} belongs to uid {status.st_uid}", hint=_AGAIN)
+        raise ServeRefused(f"env file {path} belongs to uid {status.st_uid}", hint=AGAIN)
 
 
 def _refuse_loader(path: Path, values: Mapping[str, str]) -> None:

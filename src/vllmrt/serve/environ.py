@@ -86,8 +86,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _our_names() -> frozenset[str]:
+    """Return the names of our settings that mean nothing to vLLM, and the one that only stands in env files."""
     variables: list[Var] = [annotation.__metadata__[-1] for annotation in Settings.__annotations__.values()]
-    return frozenset(var.old for var in variables if var.old and var.old.startswith("VLLM_") and not var.engine)
+    settings = (var.old for var in variables if var.old and var.old.startswith("VLLM_") and not var.engine)
+    return frozenset((*settings, "VLLM_MODEL_PATH"))
 
 
 def _is_removed(name: str, value: str, ours: frozenset[str]) -> bool:

@@ -37,7 +37,8 @@ def check(survey: Survey, settings: Settings) -> Iterator[Finding]:
         return
     if not any(_complete(_names(survey, directory)) for directory in DIRECTORIES):
         looked = ", ".join(directory or "./" for directory in DIRECTORIES)
-        message = f"no tokenizer in {looked}: neither tokenizer.json, tokenizer.model, vocab.txt nor another known one"
+        known = "neither tokenizer.json, tokenizer.model, vocab.txt nor another known one"
+        message = f"no tokenizer in {looked}: {known}; VLLM_SKIP_TOKENIZER_CHECK=1 does without"
         yield error("tokenizer-missing", None, message)
     for file in survey.files.values():
         directory, _, name = file.name.rpartition("/")
