@@ -394,6 +394,18 @@ def test_a_warm_start_imports_what_it_uses_and_nothing_else(run: Run) -> None:
     assert {name for name in imported if name.startswith("vllmrt_")} == {"vllmrt_source_local"}
 
 
+def test_the_old_names_do_without_typer(machine: dict[str, str]) -> None:
+    cache = Path(machine["HOME"])
+    cache.mkdir()
+    names = ("TENSOR_PARALLEL_SIZE", "PIPELINE_PARALLEL_SIZE", "MAX_MODEL_LEN", "MAX_NUM_BATCHED_TOKENS")
+    environ = machine | dict.fromkeys((f"VLLM_{name}" for name in names), "1")
+    environ |= {"VLLM_KV_CACHE_DTYPE": "auto", "VLLM_SERVED_MODEL_NAME": "x", "VLLM_HOST": "127.0.0.1"}
+    environ |= {"VLLM_MODEL": "name", "VLLM_MODEL_ORG": "org", "FLOX_ENV_CACHE": str(cache)}
+    for script, *args in (["vllm-preflight"], ["vllm-resolve-model"], ["vllm-serve", "--dry-run"], ["vllm-serve"]):
+        imported = run_spied([str(Path(VLLMRT).with_name(script)), *args], environ, 0)
+        assert heavy(imported, "typer", "click", "rich", "yaml", "importlib.metadata", "asyncio") == set()
+
+
 MARK = "from pathlib import Path\nPath(__file__).with_suffix('.imported').touch()\n"
 
 
