@@ -401,8 +401,9 @@ def test_the_old_names_do_without_typer(machine: dict[str, str]) -> None:
     environ = machine | dict.fromkeys((f"VLLM_{name}" for name in names), "1")
     environ |= {"VLLM_KV_CACHE_DTYPE": "auto", "VLLM_SERVED_MODEL_NAME": "x", "VLLM_HOST": "127.0.0.1"}
     environ |= {"VLLM_MODEL": "name", "VLLM_MODEL_ORG": "org", "FLOX_ENV_CACHE": str(cache)}
-    for script, *args in (["vllm-preflight"], ["vllm-resolve-model"], ["vllm-serve", "--dry-run"], ["vllm-serve"]):
-        imported = run_spied([str(Path(VLLMRT).with_name(script)), *args], environ, 0)
+    for script, *args in (["preflight"], ["resolve"], ["serve", "--dry-run"], ["serve"]):
+        program = f"from vllmrt.cli.compat import {script}; {script}.main()"
+        imported = run_spied([sys.executable, "-c", program, *args], environ, 0)
         assert heavy(imported, "typer", "click", "rich", "yaml", "importlib.metadata", "asyncio") == set()
 
 
