@@ -65,7 +65,7 @@ def build_argv(  # noqa: PLR0913 - one argument for each place that a part of th
     Raises:
         ServeRefused: an extra argument that cannot be passed on; with `Settings.strict_flags` also one that collides.
     """
-    kept, warnings = _keep(extra, strict=settings.strict_flags)
+    kept, warnings = passed_on(extra, strict=settings.strict_flags)
     length = settings.max_model_len
     if model_limit is not None and model_limit < length:
         if "max_model_len" in explicit:
@@ -88,6 +88,37 @@ def build_argv(  # noqa: PLR0913 - one argument for each place that a part of th
     return [str(engine), "serve", str(model), *pairs, *switches, *kept], warnings
 
 
+def passed_on(extra: Sequence[str], *, strict: bool) -> tuple[list[str], list[str]]:
+    """Return the extra arguments that vLLM gets, and a warning for each that is dropped.
+
+    Args:
+        extra: what the user wrote after ``--``.
+        strict: True refuses what would be dropped.
+
+    Raises:
+        ServeRefused: as `build_argv`.
+    """
+    _refuse_at_sight(extra)
+    kept: list[str] = []
+    warnings: list[str] = []
+    flag, takes_value = None, False
+    for token in extra:
+        if is_flag(token):
+            name = token.partition("=")[0]
+            flag = owner(stem(token))
+            takes_value = "=" not in token and flag not in _SWITCHES
+            if flag:
+                warnings.append(_collision(name, flag, strict=strict))
+        elif not takes_value:
+            raise ServeRefused(
+                f"extra argument {token[:80]!a} belongs to no flag: vLLM would take it for another model",
+                hint="write only flags of vllm serve, with their values, after --",
+            )
+        if not flag:
+            kept.append(token)
+    return kept, warnings
+
+
 def format_command(argv: Iterable[str]) -> str:
     """Return a command line as a shell would have to be given it, for ``--print-cmd``."""
     import shlex
@@ -108,28 +139,6 @@ def owner(name: str) -> str | None:
         short = _SHORT.fullmatch(name)
         return short and ("--tensor-parallel-size" if short["tensor"] else "--pipeline-parallel-size")
     return name if name in OWNED else next((flag for flag in OWNED if flag.startswith(name)), None)
-
-
-def _keep(extra: Sequence[str], *, strict: bool) -> tuple[list[str], list[str]]:
-    _refuse_at_sight(extra)
-    kept: list[str] = []
-    warnings: list[str] = []
-    flag, takes_value = None, False
-    for token in extra:
-        if is_flag(token):
-            name = token.partition("=")[0]
-            flag = owner(stem(token))
-            takes_value = "=" not in token and flag not in _SWITCHES
-            if flag:
-                warnings.append(_collision(name, flag, strict=strict))
-        elif not takes_value:
-            raise ServeRefused(
-                f"extra argument {token[:80]!a} belongs to no flag: vLLM would take it for another model",
-                hint="write only flags of vllm serve, with their values, after --",
-            )
-        if not flag:
-            kept.append(token)
-    return kept, warnings
 
 
 def _refuse_at_sight(extra: Sequence[str]) -> None:
