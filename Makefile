@@ -11,7 +11,8 @@ EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools settings-page requirements clean
+.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page examples \
+  requirements clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
@@ -51,14 +52,17 @@ lint: dev  ## ruff and mypy --strict
 	@.venv/bin/mypy src
 	@for source in plugins/*/src examples/plugins/*; do .venv/bin/mypy "$$source"; done
 
-unit: dev engine  ## the tests that start no vLLM server
+unit: dev engine test-tools  ## the tests that start no vLLM server
 	@VLLMRT_VLLM="$$(scripts/engine find)" .venv/bin/pytest -m "not e2e" -n 2
 
 faults: dev  ## every fault of network, disk and process, and a hundred kills (FAULT_KILLS, FAULT_SEED)
 	@FAULT_KILLS="$${FAULT_KILLS:-50}" .venv/bin/pytest tests/faults -n 2
 
-e2e: dev engine  ## the tests that start a real vLLM, one at a time
+e2e: dev engine test-tools  ## the tests that start a real vLLM, one at a time
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e
+
+test-tools:
+	@scripts/test-tools
 
 BENCH := VLLMRT_TEST_ENGINE="$$(scripts/engine find)" PYTHONPATH=tests .venv/bin/python -m bench
 
@@ -73,6 +77,9 @@ bench-tools: requirements/bench.txt
 
 settings-page: env  ## write docs/reference/settings.md anew
 	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md
+
+examples: dev  ## write what vllmrt render prints into examples/ anew
+	@scripts/render-examples
 
 COMPILE := .venv/bin/uv pip compile --quiet --universal --no-header --no-emit-index-url --python-version 3.11 \
   --no-emit-package vllmrt

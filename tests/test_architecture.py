@@ -28,7 +28,7 @@ LINES = [
     {"identity", "paths", "settings", "discovery", "layers", "hubcache", "locking", "events", "procfs", "boundary"},
     {"hookspecs", "host"},
     {"preflight", "gpu", "transfer", "validate", "resolve", "serve", "builtin"},
-    {"pipeline", "doctor"},
+    {"pipeline", "doctor", "render"},
     {"cli", "__main__"},
     {"testing"},
 ]
@@ -365,6 +365,7 @@ COMMANDS = [
     ("plugins",),
     ("config", "show"),
     ("resolve", "org/name", "--dry-run"),
+    ("render", "quadlet", "org/name"),
 ]
 
 

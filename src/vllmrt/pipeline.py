@@ -123,6 +123,21 @@ def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence
     return Told(request, port, offers, path, planner.free(), launch.argv, command, added, removed)
 
 
+def size(layers: Layers, emit: Emit) -> int | None:
+    """Ask the sources how many bytes the model has; None where none has it. Nothing is fetched.
+
+    Raises:
+        VllmrtError: a name or source that cannot be used.
+    """
+    from vllmrt.resolve.planning import Planner
+
+    request, host = _prepare(layers, emit)
+    for offer in Planner(host, layers.settings).offers(request, layers.settings.model_sources):
+        if offer.path is not None:
+            return offer.whole or sum(file.stat().st_size for file in offer.path.rglob("*") if file.is_file())
+    return None
+
+
 class Recorded(NamedTuple):
     """What an earlier resolve wrote into its env file.
 

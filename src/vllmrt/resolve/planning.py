@@ -33,6 +33,7 @@ class Offer(NamedTuple):
         size: bytes to fetch.
         left_out: bytes of the listing that vLLM does not load.
         here: files of the listing that are here already.
+        whole: bytes that vLLM loads; 0 where the model is in place.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Offer(NamedTuple):
     size: int = 0
     left_out: int = 0
     here: int = 0
+    whole: int = 0
 
     def __str__(self) -> str:
         """Return it as the text of a line."""
@@ -107,4 +109,5 @@ class Planner:
             sum(file.size for file in plan.wanted),
             sum(file.size for file in selection.left_out),
             len(plan.reused),
+            sum(file.size for file in selection.wanted),
         )

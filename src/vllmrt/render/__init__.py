@@ -1,0 +1,1 @@
+"""Manifests for what starts vllmrt unattended: Kubernetes, Flox, systemd, podman's quadlet."""

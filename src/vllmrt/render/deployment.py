@@ -1,0 +1,157 @@
+"""What every manifest says of the settings: which variables, which secrets, which arguments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from vllmrt import layers
+from vllmrt.errors import ConfigError
+from vllmrt.identity import DEFAULT_MODEL, requested
+from vllmrt.serve.argv import passed_on
+from vllmrt.types import ModelRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vllmrt.layers import Row
+    from vllmrt.settings import Settings
+
+# They say which model, or how this one run goes, and not how the server is to run.
+_OF_THE_RUN = frozenset(
+    {
+        "model",
+        "model_org",
+        "model_id",
+        "model_revision",
+        "model_env_file",
+        "dry_run",
+        "preflight_json",
+        "settings_file",
+    }
+)
+_SHORTEST = 6
+"""Characters of a secret that is looked for in other texts; a shorter one is a part of ordinary words too."""
+_TELLING_URL = re.compile(r"://[^\s'\"]*[@?#]")
+_DEVICES = frozenset({"cuda_visible_devices", "gpu_devices"})
+# A container has a place of its own for the store, and Flox sets its variables itself.
+_ELSEWHERE = frozenset({"VLLM_MODELS_DIR", "FLOX_ENV", "FLOX_ENV_PROJECT", "FLOX_ENV_CACHE"})
+
+
+class Deployment(NamedTuple):
+    """A server that is to be started unattended.
+
+    Attributes:
+        settings: the snapshot.
+        request: which model.
+        variables: by name; only what differs from the defaults.
+        secrets: names of the variables that are set, but may not be shown.
+        extra: arguments for ``vllm serve``.
+        warnings: about arguments that are left out.
+    """
+
+    settings: Settings
+    request: ModelRequest
+    variables: dict[str, str]
+    secrets: tuple[str, ...]
+    extra: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def model(self) -> dict[str, str]:
+        """The variables that name the model, as in the reference; each can be replaced on its own."""
+        org, _, name = self.request.model_id.partition("/")
+        named = {"VLLM_MODEL_ORG": org, "VLLM_MODEL": name}
+        if self.settings.model not in {None, name}:
+            named = {"VLLM_MODEL_ID": self.request.model_id, "VLLM_MODEL": str(self.settings.model)}
+        return named | ({"VLLM_MODEL_REVISION": self.request.revision} if self.request.revision else {})
+
+    def without(self, *fields: str) -> dict[str, str]:
+        """Return the variables but for those of some settings."""
+        left_out = {variable(row) for row in layers.rows() if row.field in fields}
+        return {name: value for name, value in self.variables.items() if name not in left_out}
+
+    @property
+    def of_this_machine(self) -> tuple[str, ...]:
+        """Names of the variables that mean nothing in a container: paths, and which GPUs."""
+        strange = (row for row in layers.rows() if row.kind is Path or row.field in _DEVICES)
+        return tuple(name for name in map(variable, strange) if name in self.variables and name not in _ELSEWHERE)
+
+    def elsewhere(self, *fields: str) -> dict[str, str]:
+        """Return the variables for a container, but for those of some settings."""
+        left_out = {*_ELSEWHERE, *self.of_this_machine}
+        return {name: value for name, value in self.without(*fields).items() if name not in left_out}
+
+    def command(self, *more: str) -> list[str]:
+        """Return the arguments of vllmrt that start the server.
+
+        Args:
+            more: further arguments for ``vllm serve``.
+        """
+        extra = [*self.extra, *more]
+        return ["up", "--", *extra] if extra else ["up"]
+
+
+def describe(settings: Settings, extra: Sequence[str]) -> Deployment:
+    """Take the settings apart.
+
+    Raises:
+        ConfigError: a value that cannot be written as a variable, a name that is none, an argument that is secret.
+        ServeRefused: an extra argument that cannot be passed on.
+    """
+    known = _known(settings)
+    _check(extra, known)
+    kept, warnings = passed_on(extra, strict=settings.strict_flags)
+    variables: dict[str, str] = {}
+    secrets: list[str] = []
+    for row in layers.rows():
+        value = getattr(settings, row.field)
+        if row.field in _OF_THE_RUN or value is None or value == row.default:
+            continue
+        text = _text(row, value)
+        if row.var.secret or _is_secret(text, known):
+            secrets.append(variable(row))
+        else:
+            variables[variable(row)] = text
+    request = requested(settings) or ModelRequest(DEFAULT_MODEL)
+    return Deployment(settings, request, variables, tuple(secrets), tuple(kept), tuple(warnings))
+
+
+def variable(row: Row) -> str:
+    """Return the name under which a manifest sets a row: the reference's, where it has one."""
+    return row.var.old or row.names[0]
+
+
+def _text(row: Row, value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    if not isinstance(value, tuple):
+        return str(value)
+    if any("," in item or item != item.strip() for item in value):
+        raise ConfigError(
+            f"{row.field} cannot be written as a variable: a name in it has a comma, or a space at its end",
+            hint="change it, or leave it to a settings file beside the server",
+        )
+    return ",".join(value)
+
+
+def _known(settings: Settings) -> list[str]:
+    secrets = (getattr(settings, row.field) for row in layers.rows() if row.var.secret)
+    return [value for value in secrets if value and len(value) >= _SHORTEST]
+
+
+def _is_secret(text: str, known: Sequence[str]) -> bool:
+    """Tell whether a text has a secret in it: a known one, or a URL with a user or a query."""
+    return any(secret in text for secret in known) or _TELLING_URL.search(text) is not None
+
+
+def _check(extra: Sequence[str], known: Sequence[str]) -> None:
+    for number, word in enumerate(extra, 1):
+        if not word.replace("\n", "").replace("\t", "").isprintable():
+            raise ConfigError(f"extra argument {word[:80]!a} cannot be printed", hint="leave it out")
+        if word.replace("_", "-").startswith("--hf-t") or _is_secret(word, known):
+            raise ConfigError(
+                f"extra argument {number} is a secret, or has one in it",
+                hint="a token is VLLMRT_HF_TOKEN; what is secret never stands in a manifest",
+            )
