@@ -60,10 +60,11 @@ def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[s
         VllmrtError: as `resolve`, PreflightError, or ServeRefused.
     """
     from vllmrt.serve.engine import find_engine
+    from vllmrt.serve.nodes import stands_alone
 
     prepared = _prepare(layers, emit)
     find_engine(layers.settings, environ)
-    clearing = _inspect(layers.settings, prepared[1], emit)
+    clearing = _inspect(layers.settings, prepared[1], emit, alone=stands_alone(layers.settings, environ, extra))
     resolved = _resolve(*prepared, layers.settings, emit)
     if not layers.settings.dry_run:
         try:
@@ -196,13 +197,15 @@ def _prepare(layers: Layers, emit: Emit) -> tuple[ModelRequest, PluginHost]:
     return request, host
 
 
-def _inspect(settings: Settings, host: PluginHost, emit: Emit) -> AbstractContextManager[dict[str, Any]]:
+def _inspect(
+    settings: Settings, host: PluginHost, emit: Emit, *, alone: bool
+) -> AbstractContextManager[dict[str, Any]]:
     """Refuse what no model can mend; return the block that stops what is stale."""
     if not settings.preflight:
         return nullcontext({})
     from vllmrt.preflight.run import Preflight
 
-    checks = Preflight(settings, host, emit)
+    checks = Preflight(settings, host, emit, alone=alone)
     found = checks.inspect()
     return nullcontext(found) if settings.dry_run else checks.cleared()
 

@@ -382,6 +382,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.flox_env_cache or paths.user_cache()
 
     @property
+    def gpus(self) -> int:
+        """How many GPUs the engine is told to use, on one machine or on several."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
     def store(self) -> Path:
         """The directory of published models (DESIGN.md §7)."""
         if self.models_dir:

@@ -503,6 +503,54 @@ def test_the_gpus_are_checked_after_the_port_is_reclaimed(case: Case) -> None:
     assert not listens(case.port)
 
 
+# -- Multi-GPU ------------------------------------------------------------------------------------
+
+
+def hybrid(case: Case) -> None:
+    sizes = {"VLLM_TENSOR_PARALLEL_SIZE": "4", "VLLM_PIPELINE_PARALLEL_SIZE": "2"}
+    assert case.answer(**sizes, **case.nvml("eight"))["gpu_problems"] == []
+    told = case.answer(1, **sizes, **case.nvml("healthy"))
+    assert told["error"].endswith("needs 8 GPUs, and 1 is visible")
+    assert told["gpus_visible"] == 1
+
+
+def tensor(case: Case) -> None:
+    told = case.answer(1, VLLM_TENSOR_PARALLEL_SIZE="2", **case.nvml())
+    assert "VLLM_TENSOR_PARALLEL_SIZE 2 x VLLM_PIPELINE_PARALLEL_SIZE 1" in told["error"]
+    assert case.answer(VLLM_TENSOR_PARALLEL_SIZE="2", CUDA_VISIBLE_DEVICES="3,4", **case.nvml("eight"))["ok"]
+
+
+def pipeline(case: Case) -> None:
+    told = case.answer(1, VLLM_PIPELINE_PARALLEL_SIZE="4", CUDA_VISIBLE_DEVICES="0,1", **case.nvml("eight"))
+    assert "needs 4 GPUs, and 2 are visible" in told["error"]
+
+
+MULTI_GPU = {
+    "VLLM_TENSOR_PARALLEL_SIZE=2 | 2-way tensor parallel": tensor,
+    "VLLM_PIPELINE_PARALLEL_SIZE=4 | 4-way pipeline parallel": pipeline,
+    "TP x PP must equal your total GPU count": hybrid,
+}
+
+
+@pytest.mark.parametrize("row", MULTI_GPU.values(), ids=MULTI_GPU)
+def test_multi_gpu(row: Callable[[Case], None], case: Case) -> None:
+    row(case)
+
+
+ELSEWHERE: dict[str, tuple[list[str], dict[str, str]]] = {
+    "no probe sees a GPU": ([], {"LD_LIBRARY_PATH": "", "PATH": "/usr/bin:/bin"}),
+    "the check is left out": ([], {"VLLM_SKIP_GPU_CHECK": "1"}),
+    "Ray": ([], {"RAY_ADDRESS": "10.0.0.1:6379"}),
+    "LeaderWorkerSet": ([], {"LWS_GROUP_SIZE": "2"}),
+    "the command behind it": (["true", "--nnodes", "2"], {"VLLM_PREFLIGHT_PROXY_CHILD": "0"}),
+}
+
+
+@pytest.mark.parametrize(("command", "environ"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_gpus_of_other_machines_are_not_missed(command: list[str], environ: dict[str, str], case: Case) -> None:
+    assert case.run(*command, **case.nvml() | {"VLLM_TENSOR_PARALLEL_SIZE": "16"} | environ).code == 0
+
+
 # -- Locking --------------------------------------------------------------------------------------
 
 

@@ -76,9 +76,9 @@ def install(site: Path) -> Install:
 
 @pytest.fixture
 def check(site: Path) -> Iterator[Check]:
-    def run(**changed: Any) -> GpuReport:
+    def run(*, alone: bool = False, **changed: Any) -> GpuReport:
         settings = Settings(**{"gpu_probes": ("acme",), "gpu_probe_timeout": 3.0, **changed})
-        return gpu.check(settings, PluginHost(settings, discovery.entry_points([str(site)])))
+        return gpu.check(settings, PluginHost(settings, discovery.entry_points([str(site)])), alone=alone)
 
     yield run
     assert not [name for name in sys.modules if name.startswith("acme_gpu")], "a probe was loaded into the main process"
@@ -118,6 +118,33 @@ def test_the_gpus_to_check(
     assert [one.index for one in report.gpus] == indices
     assert report.visible == visible
     assert report.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "sizes", "expected"),
+    [
+        (None, (2, 2), {}),
+        (None, (5, 1), {"gpu-number": True}),
+        ("0,1", (2, 2), {"gpu-number": True}),
+        ("0,1", (2, 1), {}),
+        ("0,1,2", (2, 1), {"gpu-number": False}),
+    ],
+)
+def test_the_visible_gpus_are_counted_where_they_have_to_be_enough(
+    cuda: str | None, sizes: tuple[int, int], expected: dict[str, bool], install: Install, check: Check
+) -> None:
+    install(FINE)
+    settings = {"tensor_parallel_size": sizes[0], "pipeline_parallel_size": sizes[1], "cuda_visible_devices": cuda}
+    assert codes(check(alone=True, **settings)) == expected
+    assert codes(check(alone=False, **settings)) == {}
+    # what is checked is not what the engine may use
+    assert codes(check(alone=True, gpu_devices=("0",), **settings)) == expected
+
+
+@pytest.mark.parametrize("blind", [{"gpu_probes": ()}, {"cuda_visible_devices": ""}, {"skip_gpu_check": True}], ids=str)
+def test_where_no_gpu_was_seen_none_is_missing(blind: dict[str, Any], install: Install, check: Check) -> None:
+    install(FINE)
+    assert check(alone=True, tensor_parallel_size=64, **blind).problems == ()
 
 
 @pytest.mark.parametrize("cuda", ["", "-1", "NoDevFiles"])

@@ -111,6 +111,34 @@ def test_a_value_outside_its_bound_is_named_and_ends_with_1(name: str) -> None:
     assert caught.value.exit_code == 1
 
 
+# -- how many ------------------------------------------------------------------------------
+
+NUMBERS = {
+    "as many as there are": (4, 2, 2, {}),
+    "one of one": (1, 1, 1, {}),
+    "more": (2, 4, 1, {"gpu-number": True}),
+    "more by pipeline": (8, 4, 4, {"gpu-number": True}),
+    "one too many": (3, 2, 2, {"gpu-number": True}),
+    "fewer": (8, 2, 2, {"gpu-number": False}),
+    "there is none at all, which is said elsewhere": (0, 2, 1, {}),
+}
+
+
+@pytest.mark.parametrize(("visible", "tensor", "pipeline", "codes"), NUMBERS.values(), ids=NUMBERS)
+def test_how_many_gpus_are_needed(visible: int, tensor: int, pipeline: int, codes: dict[str, bool]) -> None:
+    settings = Settings(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
+    assert {one.code: one.fatal for one in thresholds.number(visible, settings)} == codes
+
+
+def test_too_few_gpus_are_told_with_the_numbers_and_a_remedy() -> None:
+    (problem,) = thresholds.number(1, Settings(tensor_parallel_size=2, pipeline_parallel_size=3))
+    assert problem.message == (
+        "VLLM_TENSOR_PARALLEL_SIZE 2 x VLLM_PIPELINE_PARALLEL_SIZE 3 needs 6 GPUs, and 1 is visible"
+    )
+    assert "product is 1" in str(problem.hint)
+    assert "docs/multi-gpu.md" in str(problem.hint)
+
+
 def message(status: GpuStatus) -> str:
     (problem,) = thresholds.judge([status], Settings())
     return problem.message

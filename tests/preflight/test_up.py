@@ -296,6 +296,67 @@ def test_orphans_are_reported_at_once_and_stopped_only_for_the_new_server(user: 
     assert machine.left() == []
 
 
+# -- how many GPUs ---------------------------------------------------------------------------
+
+
+def two_gpus(tmp_path: Path) -> dict[str, str]:
+    rows = [f"{number}, GPU-{number}, 81920, 80000, 44, 3, P0, 0x1, Disabled, NVIDIA H100" for number in (0, 1)]
+    folder = write_smi(tmp_path / "smi", f"printf '%s\\n' '{rows[0]}' '{rows[1]}'")
+    return {"PATH": f"{folder}:/usr/bin:/bin", "VLLM_SKIP_GPU_CHECK": "0", "VLLMRT_GPU_PROBES": "nvidia-smi"}
+
+
+def test_too_few_gpus_are_refused_before_a_byte_moves(user: User, origin: Path, tmp_path: Path) -> None:
+    environ = two_gpus(tmp_path) | {"VLLM_TENSOR_PARALLEL_SIZE": "2", "VLLM_PIPELINE_PARALLEL_SIZE": "2"}
+    done = refused(user, origin, 1, **environ)
+    assert done.json["class"] == "GpuUnhealthy"
+    assert done.json["error"] == (
+        "VLLM_TENSOR_PARALLEL_SIZE 2 x VLLM_PIPELINE_PARALLEL_SIZE 2 needs 4 GPUs, and 2 are visible"
+    )
+    assert done.json["gpus_visible"] == 2
+
+
+MULTI_NODE = [
+    ["--nnodes", "2", "--node-rank", "0", "--master-addr", "10.0.0.1"],
+    ["--distributed-executor-backend=ray"],
+    ["--distributed_executor_backend", "ray"],
+    ["--data-parallel-size", "2", "--data-parallel-backend", "ray"],
+    ["-dp", "2"],
+    ["-n", "2", "-r", "1"],
+]
+
+
+@pytest.mark.parametrize("extra", MULTI_NODE, ids=" ".join)
+def test_several_machines_are_not_refused(extra: list[str], user: User, tmp_path: Path) -> None:
+    flags = [word.partition("=")[0].replace("_", "-") for word in extra if word.startswith("--")]
+    user.engine.write_text(user.engine.read_text().replace("max-num-seqs", " ".join(flag[2:] for flag in flags)))
+    environ = two_gpus(tmp_path) | {"VLLM_TENSOR_PARALLEL_SIZE": "8"}
+    done = user.run("up", "acme/llama", "--", *extra, **environ)
+    assert done.code == 0, done.err
+    assert done.json["argv"][-len(extra) :] == extra
+
+
+def test_a_config_for_several_machines_is_not_refused(user: User, origin: Path, tmp_path: Path) -> None:
+    config = tmp_path / "cluster.yaml"
+    environ = two_gpus(tmp_path) | {"VLLM_TENSOR_PARALLEL_SIZE": "8", "VLLM_CONFIG_FILE": str(config)}
+    config.write_text("dtype: auto\n")
+    refused(user, origin, 1, **environ)
+    config.write_text("distributed_executor_backend: ray\n")
+    user.engine.write_text(user.engine.read_text().replace("max-num-seqs", "distributed-executor-backend"))
+    assert user.run("up", "acme/llama", **environ).code == 0
+
+
+def test_without_a_probe_that_sees_gpus_nothing_is_counted(user: User) -> None:
+    done = user.run("up", "acme/llama", VLLM_TENSOR_PARALLEL_SIZE="8", VLLM_SKIP_GPU_CHECK="0")
+    assert done.code == 0, done.err
+
+
+def test_a_vllm_for_cpus_beside_gpus_counts_none(user: User, tmp_path: Path) -> None:
+    library = user.engine.parent.parent / "lib" / "python3.12" / "site-packages"
+    (library / "vllm-0.32.0+cpu.dist-info").mkdir(parents=True)
+    done = user.run("up", "acme/llama", **two_gpus(tmp_path), VLLM_TENSOR_PARALLEL_SIZE="8")
+    assert done.code == 0, done.err
+
+
 # -- the lock ------------------------------------------------------------------------------
 
 

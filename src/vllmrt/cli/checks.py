@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from vllmrt.cli import Status
@@ -30,13 +31,22 @@ def check_and_start(run: Run) -> int:
 
         find_command(run.extra)
     proxy = None
-    checks = Preflight(settings, PluginHost(settings), run.emit)
+    checks = Preflight(settings, PluginHost(settings), run.emit, alone=_alone(run))
     with checks.cleared() as answer:
         if run.extra and not settings.dry_run:
             proxy = _start(run)
     if run.json:
         run.print_json({"ok": True, **answer})
     return proxy.wait() if proxy else 0
+
+
+def _alone(run: Run) -> bool:
+    """Tell whether the GPUs here have to be enough; what a later vllm-serve is given behind -- cannot be known."""
+    if run.layers.settings.gpus == 1:
+        return False
+    from vllmrt.serve.nodes import in_cluster, stands_alone
+
+    return not in_cluster(os.environ) and stands_alone(run.layers.settings, os.environ, run.extra)
 
 
 def _start(run: Run) -> Proxy:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllmrt.settings import Settings
 
 
-def check(settings: Settings, host: PluginHost) -> GpuReport:
+def check(settings: Settings, host: PluginHost, *, alone: bool = False) -> GpuReport:
     """Read the GPUs that are to be checked, and judge them.
 
     Which ones: `Settings.gpu_devices`, else `Settings.cuda_visible_devices`, else all. A probe that cannot say anything
@@ -24,6 +24,7 @@ def check(settings: Settings, host: PluginHost) -> GpuReport:
     Args:
         settings: devices, thresholds, probes and their time limit.
         host: loads the probes, in child processes.
+        alone: whether the GPUs that the engine can use have to be as many as it is told to use.
 
     Returns:
         What was found, faults too; `vllmrt.gpu.report.refuse` turns those into an error.
@@ -46,11 +47,12 @@ def check(settings: Settings, host: PluginHost) -> GpuReport:
     from vllmrt.gpu import thresholds
 
     chosen = devices.select(found.gpus, wanted)
+    visible = devices.count(devices.select(found.gpus, cuda.names).gpus)
     problems = (
         *thresholds.absences(found, chosen, lambda: cascade.all_of(settings, host, found)),
+        *(thresholds.number(visible, settings) if alone else ()),
         *thresholds.judge(chosen.gpus, settings),
     )
-    visible = devices.count(devices.select(found.gpus, cuda.names).gpus)
     return GpuReport(found.probe, chosen.gpus, visible, problems, found.skips, cuda.warnings)
 
 

@@ -23,8 +23,8 @@ class Problem(NamedTuple):
     """One thing that is wrong with the GPUs.
 
     Attributes:
-        code: for programs: ``gpu-none``, ``gpu-missing``, ``gpu-fault``, ``gpu-temperature``, ``gpu-memory``,
-            ``gpu-utilization``, ``gpu-throttled``, ``gpu-unknown``.
+        code: for programs: ``gpu-none``, ``gpu-missing``, ``gpu-number``, ``gpu-fault``, ``gpu-temperature``,
+            ``gpu-memory``, ``gpu-utilization``, ``gpu-throttled``, ``gpu-unknown``.
         message: for people, in one line.
         fatal: True when it stops the start.
         hint: what to do about it.

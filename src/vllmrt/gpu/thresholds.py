@@ -22,6 +22,10 @@ _NONE_HINT = (
     "in a container, ask for the GPU (nvidia.com/gpu in Kubernetes, --gpus in Docker); without one, set"
     " VLLM_SKIP_GPU_CHECK=1"
 )
+_NUMBER_HINT = (
+    "set both so that their product is {visible}, or make more GPUs visible; where other machines have the rest, see"
+    " docs/multi-gpu.md; VLLM_SKIP_GPU_CHECK=1 leaves the check out"
+)
 _MISSING_HINT = "correct VLLM_GPU_DEVICES or CUDA_VISIBLE_DEVICES; 'nvidia-smi -L' lists what there is"
 
 
@@ -45,6 +49,22 @@ def absences(found: Found, chosen: Chosen, everything: Callable[[], Sequence[Gpu
     if chosen.unclear:
         message = f"several GPUs begin with {', '.join(chosen.unclear)}: {there}"
         yield Problem("gpu-missing", message, fatal=True, hint=_MISSING_HINT)
+
+
+def number(visible: int, settings: Settings) -> Iterator[Problem]:
+    """Yield what is wrong with how many GPUs the engine is told to use. Reference: chapter "Multi-GPU".
+
+    Args:
+        visible: how many it can use; that there is none at all is said by `absences`.
+        settings: its tensor and pipeline parallel sizes.
+    """
+    needed, tensor, pipeline = settings.gpus, settings.tensor_parallel_size, settings.pipeline_parallel_size
+    sizes = f"VLLM_TENSOR_PARALLEL_SIZE {tensor} x VLLM_PIPELINE_PARALLEL_SIZE {pipeline}"
+    if 0 < visible < needed:
+        message = f"{sizes} needs {needed} GPUs, and {visible} {'is' if visible == 1 else 'are'} visible"
+        yield Problem("gpu-number", message, fatal=True, hint=_NUMBER_HINT.format(visible=visible))
+    elif visible > needed:
+        yield Problem("gpu-number", f"{sizes} uses {needed} of the {visible} GPUs that are visible", fatal=False)
 
 
 def judge(gpus: Iterable[GpuStatus], settings: Settings) -> Iterator[Problem]:

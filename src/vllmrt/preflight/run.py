@@ -40,12 +40,14 @@ class Preflight:
         settings: what is checked, and what may be stopped.
         host: the process classifiers and GPU probes.
         emit: told of everything that is found or done.
+        alone: whether the GPUs of this machine have to be as many as the engine is told to use.
     """
 
-    def __init__(self, settings: Settings, host: PluginHost, emit: Emit) -> None:
+    def __init__(self, settings: Settings, host: PluginHost, emit: Emit, *, alone: bool = False) -> None:
         self._settings = settings
         self._host = host
         self._emit = emit
+        self._alone = alone
         self._said: set[str] = set()
         self._left: dict[str, Any] | None = None
 
@@ -54,7 +56,7 @@ class Preflight:
 
         Raises:
             PortForeign, PortOtherUser, PortUnattributable: the port is held by what may not be stopped.
-            GpuUnhealthy: a GPU is missing or too hot.
+            GpuUnhealthy: a GPU is missing or too hot, or there are too few.
         """
         return self._gpus(self._port(stop=False) | self._orphans(stop=False), later=_OF_STALE_SERVERS)
 
@@ -142,7 +144,7 @@ class Preflight:
         if answer["reclaimed_roots"] or answer["reaped_orphans"]:
             self._said.discard(_STATUS)
         try:
-            found = gpu.check(self._settings, self._host)
+            found = gpu.check(self._settings, self._host, alone=self._alone)
             tell(found, self._say, later=later)
             refuse(found, later=later)
         except PreflightError as error:

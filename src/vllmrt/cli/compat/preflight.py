@@ -24,7 +24,11 @@ Frees VLLM_PORT on VLLM_HOST of a stale vLLM, checks the GPUs, then starts the c
 is set by variables: docs/coming-from-vllm-flox-runtime.md. Exit codes: 0 free or freed, 2 the port is held by what is
 not vLLM, 3 by another user's vLLM, 4 by what cannot be seen, 5 it could not be freed, 1 anything else.
 """
-READS = ("preflight", "plugins", "host", "port")
+READS = (
+    *("preflight", "plugins", "host", "port"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "vllm", "config_file", "flox_env_cache"),
+)
+"""The second line: whether the GPUs are enough."""
 
 
 def run(argv: Sequence[str]) -> int:
