@@ -16,7 +16,7 @@ from vllmrt.testing.fakes import RecordingProgress
 from vllmrt.testing.models import make_model
 from vllmrt.testing.network import cut_network
 from vllmrt.testing.reading import BLOCKS, EDGES, Edge, Slowed, digest_of, read, read_in_turns
-from vllmrt.testing.sources import SourceConformance, files_of, outcome
+from vllmrt.testing.sources import SourceConformance, ask, files_of, said
 from vllmrt.types import RemoteFile, Skip
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Put = Callable[[str, bytes], object]
 
 CONFIG = "config.json"
+GONE = RemoteFile("no/such file.bin", size=10, version="0")
 _GRACE = 5.0
 """Seconds that the threads of an interrupted transfer have to end."""
 
@@ -135,9 +136,8 @@ class RemoteSourceConformance(SourceConformance):
 
     def test_a_missing_file_is_a_source_error(self, opener: Opener) -> None:
         """To open what is not there raises a SourceError."""
-        gone = RemoteFile("no/such file.bin", size=10, version="0")
         with pytest.raises(SourceError):
-            read(opener, gone, 0, 10)
+            read(opener, GONE, 0, GONE.size)
 
     @pytest.mark.usefixtures("model")
     def test_an_unreachable_store_is_a_source_error(
@@ -145,7 +145,7 @@ class RemoteSourceConformance(SourceConformance):
     ) -> None:
         """Without network it skips, raises a SourceError, or answers if it needs none."""
         cut_network(monkeypatch)
-        outcome(host, source, wanted)
+        ask(host, source, wanted)
 
     def test_no_secret_is_in_an_error(
         self,
@@ -157,11 +157,9 @@ class RemoteSourceConformance(SourceConformance):
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """No credential is in what is raised of a file that is missing or of a store that cannot be reached."""
-        with pytest.raises(SourceError) as caught:
-            read(opener, RemoteFile("no/such file.bin", size=10, version="0"), 0, 10)
+        missing = said(lambda: read(opener, GONE, 0, GONE.size))
         cut_network(monkeypatch)
-        texts = [f"{caught.value!r} {caught.value.hint}", outcome(host, source, wanted)]
-        assert told_secrets(iter(texts), secrets) == []
+        assert told_secrets(iter([missing, said(lambda: host.probe(source, wanted))]), secrets) == []
 
     def test_an_interrupt_leaves_no_thread(
         self, settings: Settings, entry: EntryPoint, opener: Opener, largest: RemoteFile, wanted: ModelRequest
