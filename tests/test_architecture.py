@@ -25,7 +25,19 @@ VLLMRT = str(Path(sys.executable).with_name("vllmrt"))
 # Every part may import from the parts on lower lines, and from those on its own line where the line is shared ground.
 LINES = [
     {"types", "errors"},
-    {"identity", "paths", "settings", "discovery", "layers", "hubcache", "locking", "events", "procfs", "boundary"},
+    {
+        "identity",
+        "paths",
+        "settings",
+        "discovery",
+        "layers",
+        "masking",
+        "hubcache",
+        "locking",
+        "events",
+        "procfs",
+        "boundary",
+    },
     {"hookspecs", "host"},
     {"preflight", "gpu", "transfer", "validate", "resolve", "serve", "builtin"},
     {"pipeline", "doctor", "render"},

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from doctor.conftest import own
 
 from vllmrt import layers
-from vllmrt.doctor.masking import Masker, place
 from vllmrt.doctor.page import Section
+from vllmrt.masking import Masker, place
 from vllmrt.settings import MASK, Settings
 from vllmrt.testing import fake_dist
 
@@ -137,9 +138,26 @@ def test_a_section_is_masked_to_its_ground() -> None:
         {"a": [{"b": "x a-secret-of-mine", "c": 1, "d": None}]}, ["a-secret-of-mine"], ["a-secret-of-mine"]
     )
     section.add("code", "a-secret-of-mine", "a-secret-of-mine")
-    masked = masker.section(section)
+    masked = masker.values(msgspec.to_builtins(section))
     assert "a-secret" not in repr(masked)
-    assert masked.facts == {"a": [{"b": f"x {MASK}", "c": 1, "d": None}]}
+    assert masked["facts"] == {"a": [{"b": f"x {MASK}", "c": 1, "d": None}]}
+
+
+def test_what_follows_a_flag_that_speaks_of_a_secret_is_one() -> None:
+    argv = [
+        "vllm",
+        "serve",
+        "--hf-token",
+        "x",
+        "--some-password=y",
+        "--max-num-batched-tokens",
+        "4",
+        "--tokenizer",
+        "z",
+    ]
+    shown = ["vllm", "serve", "--hf-token", MASK, f"--some-password={MASK}", *argv[5:]]
+    assert Masker({}, Settings()).argv(argv) == shown
+    assert Masker({"VLLM_API_KEY": "known-secret"}, Settings()).argv(["a", "b=known-secret"]) == ["a", f"b={MASK}"]
 
 
 def test_every_secret_of_the_settings_table_is_known() -> None:

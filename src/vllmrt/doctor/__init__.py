@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from vllmrt.doctor import engine, environment, gpus, machine, masking, page, plugins, processes, store, versions
+from vllmrt.doctor import engine, environment, gpus, machine, page, plugins, processes, store, versions
 from vllmrt.errors import VllmrtError
 from vllmrt.events import to_json
 from vllmrt.gpu import child
+from vllmrt.masking import Masker
 from vllmrt.serve.engine import HELP_TIMEOUT
 from vllmrt.types import Skip
 
@@ -53,8 +54,12 @@ def examine(case: Case) -> Page:
     # these two start children of their own, one for each plugin
     found["gpus"] = _safely("gpus", partial(gpus.look, case, build))
     found["plugins"] = _safely("plugins", partial(plugins.look, case))
-    masker = masking.Masker(case.environ, case.settings)
-    return page.Page({name: masker.section(section) for name, section in found.items()})
+    masker = Masker(case.environ, case.settings)
+    return page.Page({name: _masked(section, masker) for name, section in found.items()})
+
+
+def _masked(section: Section, masker: Masker) -> Section:
+    return msgspec.convert(masker.values(msgspec.to_builtins(section)), page.Section)
 
 
 def _apart(name: str, look: Callable[[], Section]) -> Section:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllmrt import layers, paths
-from vllmrt.doctor.masking import place
 from vllmrt.doctor.page import Section
 from vllmrt.errors import VllmrtError
+from vllmrt.masking import place
 from vllmrt.serve.engine import engine_variables, find_engine
 from vllmrt.serve.environ import exposure_warnings, is_service_link
 

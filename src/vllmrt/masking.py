@@ -1,4 +1,4 @@
-"""Takes secrets out of the whole page, whatever brought them there: a path, the message of a plugin, a URL.
+"""Takes secrets out of what is shown or kept, whatever brought them there: a path, the message of a plugin, a URL.
 
 What is known to be secret is looked for as it is; what looks like a credential is taken out besides.
 """
@@ -9,14 +9,11 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import msgspec
-
 from vllmrt import layers
-from vllmrt.doctor.page import Section
 from vllmrt.settings import MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllmrt.settings import Settings
 
@@ -49,16 +46,24 @@ class Masker:
         text = _TOKEN.sub(MASK, _QUERY.sub(rf"\1?{MASK}", _USER.sub(f"{MASK}@", text)))
         return text.encode(errors="backslashreplace").decode()
 
-    def section(self, section: Section) -> Section:
-        """Return a section without secrets."""
-        return msgspec.convert(self._walk(msgspec.to_builtins(section)), Section)
-
-    def _walk(self, value: Any) -> Any:
+    def values(self, value: Any) -> Any:
+        """Return lists, mappings and texts, nested as they may be, without secrets."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {key: self._walk(one) for key, one in value.items()}
-        return [self._walk(one) for one in value] if isinstance(value, list | tuple) else value
+            return {key: self.values(one) for key, one in value.items()}
+        return [self.values(one) for one in value] if isinstance(value, list | tuple) else value
+
+    def argv(self, words: Sequence[str]) -> list[str]:
+        """Return a command line without secrets: what follows a flag is one where the flag's name speaks of one."""
+        shown: list[str] = []
+        secret = False
+        for word in words:
+            flag, equals, _ = word.partition("=")
+            speaks = word.startswith("-") and _SECRET_NAME.fullmatch(flag.lstrip("-")) is not None
+            shown.append(MASK if secret else f"{flag}={MASK}" if speaks and equals else self.text(word))
+            secret = speaks and not equals
+        return shown
 
 
 def place(url: str) -> str:
