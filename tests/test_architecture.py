@@ -40,7 +40,7 @@ LINES = [
     },
     {"hookspecs", "host"},
     {"preflight", "gpu", "transfer", "validate", "resolve", "serve", "builtin"},
-    {"pipeline", "doctor", "render"},
+    {"pipeline", "doctor", "background", "render"},
     {"cli", "__main__"},
     {"testing"},
 ]

@@ -32,6 +32,7 @@ CODES = {
     "PortUnattributable": 4,
     "PortStillBound": 5,
     "ServeRefused": 20,
+    "ServerFailed": 21,
     "UsageError": 64,
 }
 NUMBERS = {
@@ -47,6 +48,7 @@ NUMBERS = {
     "NO_SPACE": 13,
     "INTEGRITY": 14,
     "SERVE_REFUSED": 20,
+    "SERVER_FAILED": 21,
     "USAGE": 64,
     "BUG": 70,
 }

@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
     NO_SPACE = 13
     INTEGRITY = 14
     SERVE_REFUSED = 20
+    SERVER_FAILED = 21
     USAGE = 64
     BUG = 70
 
@@ -185,6 +186,23 @@ class ServeRefused(VllmrtError):
     """The launch was refused: no engine, a setting that is missing, an env file or a flag that cannot be trusted."""
 
     exit_code = ExitCode.SERVE_REFUSED
+
+
+class ServerFailed(VllmrtError):
+    """A server that was started in the background ended before it was ready, or was not ready in time.
+
+    Args:
+        message: as in `VllmrtError`; the last lines of its log too.
+        hint: as in `VllmrtError`.
+        facts: ``pid``, ``log``, ``lines`` (the last ones), and ``status``: its own, 128+n for signal n; None while it
+            runs.
+    """
+
+    exit_code = ExitCode.SERVER_FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None, facts: Mapping[str, object] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.facts = dict(facts or {})
 
 
 class UsageError(VllmrtError):

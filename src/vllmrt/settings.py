@@ -275,6 +275,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         bool,
         Var("up", None, "Look at port and GPUs, and stop a stale vLLM when the new model is ready", flag="--preflight"),
     ] = True
+    ready_timeout: Annotated[
+        Seconds,
+        Var("up", None, "Seconds that --wait has, from the launch until the first token", flag="--ready-timeout"),
+    ] = 1800.0
     dry_run: Annotated[
         bool,
         Var(

@@ -13,7 +13,10 @@ from vllmrt.testing import make_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ["up", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "models", "plugins", "config"]
+COMMANDS = [
+    *("up", "status", "logs", "down", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "models"),
+    *("plugins", "config"),
+]
 BOOM = "raise SystemExit('imported')\n"
 
 
@@ -72,7 +75,7 @@ def test_version(machine: Machine) -> None:
     ("words", "cword", "expected"),
     [
         ("vllmrt ", "1", COMMANDS),
-        ("vllmrt re", "1", ["resolve"]),
+        ("vllmrt res", "1", ["resolve"]),
         ("vllmrt plugins ", "2", ["info"]),
         ("vllmrt config ", "2", ["show"]),
         ("vllmrt up --por", "2", ["--port"]),

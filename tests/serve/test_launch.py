@@ -128,7 +128,7 @@ def test_command_line_that_is_too_large(json_engine):
 
 
 def test_fault_that_nobody_thought_of():
-    assert "output error" in module._refusal(Path("/x/vllm"), OSError(errno.EIO, "")).message
+    assert "output error" in module.refusal(Path("/x/vllm"), OSError(errno.EIO, "")).message
 
 
 def test_plan_shows_no_secret():

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-COMMANDS = ("up", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "models", "plugins", "config")
+COMMANDS = (
+    *("up", "status", "logs", "down", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "models"),
+    *("plugins", "config"),
+)
 """Each is a module of this package with an ``app``."""
 
 _CLICK_USAGE = 2

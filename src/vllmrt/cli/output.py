@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,6 +15,18 @@ if TYPE_CHECKING:
 
     from vllmrt.cli.reporting import Run
     from vllmrt.serve.launch import LaunchPlan
+
+NOTIFY = "NOTIFY_SOCKET"
+"""Where a service manager wants to be told of the start, if one does: sd_notify(3)."""
+
+
+def notified(run: Run) -> Run:
+    """Return a run whose events the service manager is told of, where there is one."""
+    if not os.environ.get(NOTIFY):
+        return run
+    from vllmrt.background.notify import telling
+
+    return run._replace(emit=telling(run.emit, os.environ[NOTIFY]))
 
 
 def show_launch(
@@ -36,21 +49,38 @@ def show_launch(
     """
     from vllmrt.serve.launch import check, launch
 
-    for warning in plan.warnings:
-        run.emit(Event("serve.warning", "serve", warning, "warning"))
+    show_warnings(run, plan)
     dry = run.layers.settings.dry_run
     if not dry:
         check(plan)
     with clearing or nullcontext({}) as told:
-        _show_command(run, plan, print_cmd=print_cmd)
+        show_command(run, plan, print_cmd=print_cmd)
         if run.json:
             preflight = {"preflight": told} if told else {}
             run.print_json({"ok": True, **facts, **preflight, "argv": plan.argv, "dry_run": dry})
         if not dry:
+            watch(run, os.getpid(), str(facts.get("model", "the model")))
             launch(plan)
 
 
-def _show_command(run: Run, plan: LaunchPlan, *, print_cmd: bool) -> None:
+def watch(run: Run, pid: int, name: str) -> None:
+    """Have the service manager told when the server is ready, if there is one: as the server, we cannot."""
+    if os.environ.get(NOTIFY):
+        from vllmrt.background.notify import watch
+        from vllmrt.serve.client import url_of
+
+        settings = run.layers.settings
+        watch(os.environ[NOTIFY], pid, url_of(settings.host, settings.port), name)
+
+
+def show_warnings(run: Run, plan: LaunchPlan) -> None:
+    """Say what the user should know of a launch."""
+    for warning in plan.warnings:
+        run.emit(Event("serve.warning", "serve", warning, "warning"))
+
+
+def show_command(run: Run, plan: LaunchPlan, *, print_cmd: bool) -> None:
+    """Say what is launched, as an event, or bare."""
     from vllmrt.serve.argv import format_command
 
     shown = format_command(plan.argv)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from vllmrt import layers
 from vllmrt.cli import Status
-from vllmrt.errors import ExitCode, PreflightError, ResolveError, VllmrtError
+from vllmrt.errors import ExitCode, PreflightError, ResolveError, ServerFailed, VllmrtError
 from vllmrt.events import Event, renderer, to_json
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _report(error: VllmrtError, code: int, emit: Emit) -> dict[str, object]:
     if error.hint:
         emit(Event("hint", "hint", error.hint))
     more: dict[str, object] = {"attempts": error.attempts} if isinstance(error, ResolveError) else {}
-    if isinstance(error, PreflightError):
+    if isinstance(error, PreflightError | ServerFailed):
         more = error.facts
     return {"ok": False, **facts, "error": error.message, "hint": error.hint, **more}
 

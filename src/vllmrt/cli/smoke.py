@@ -22,10 +22,11 @@ def smoke(
     wait: Annotated[float, typer.Option("--wait", help="Seconds to wait first until the server is healthy.")] = 0.0,
 ) -> None:
     """Ask a running server what its clients will ask: health, models, completion, chat, streaming, metrics."""
+    from vllmrt.serve.client import url_of
     from vllmrt.serve.smoke import run_checks, wait_healthy
 
     settings = run.layers.settings
-    base = url or f"http://{_reachable(settings.host)}:{settings.port}"
+    base = url or url_of(settings.host, settings.port)
     if wait:
         wait_healthy(base, seconds=wait)
     checks = run_checks(base, settings.api_key, timeout=timeout)
@@ -40,9 +41,3 @@ def smoke(
         )
     if not ok:
         raise SystemExit(ExitCode.GENERAL)
-
-
-def _reachable(host: str) -> str:
-    """Return an address that a client can connect to: a wildcard is none, and IPv6 wants brackets in a URL."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"[{host}]" if ":" in host else host

@@ -64,6 +64,12 @@ def parse_url(url: str) -> Server:
     raise ConfigError("that is no address of a server", hint="write it as http://127.0.0.1:8000")
 
 
+def url_of(host: str, port: int) -> str:
+    """Return where a client reaches what listens on `host`: a wildcard is no address, and IPv6 wants brackets."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def ask(server: Server, path: str, *, key: str | None, body: bytes | None, seconds: float) -> Reply:
     """GET `path`, or POST a JSON `body` to it.
 

@@ -22,6 +22,8 @@ _SERVICE = re.compile(
 )
 _SERVICE_PORT = re.compile(r"VLLM_(?:\w+_)?PORT")
 _SERVICE_URI = re.compile(r"(?:tcp|udp|sctp)://")
+_OF_THE_MANAGER = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+"""vllmrt tells the service manager of the server, sd_notify(3); two that do would contradict each other."""
 _LOOPBACK = re.compile(r"127(?:\.\d{1,3}){1,3}")
 
 
@@ -93,4 +95,4 @@ def _our_names() -> frozenset[str]:
 
 
 def _is_removed(name: str, value: str, ours: frozenset[str]) -> bool:
-    return name.startswith(("VLLMRT_", "_VLLM_")) or name in ours or is_service_link(name, value)
+    return name.startswith(("VLLMRT_", "_VLLM_")) or name in ours | _OF_THE_MANAGER or is_service_link(name, value)

@@ -106,7 +106,7 @@ def check(plan: LaunchPlan) -> None:
     script = interpreter(engine)
     with suppress(PermissionError):
         if script is not None and not Path(script).exists():
-            raise _refusal(engine, FileNotFoundError(errno.ENOENT, ""))
+            raise refusal(engine, FileNotFoundError(errno.ENOENT, ""))
     _make_metrics_directory(plan.environ)
 
 
@@ -125,7 +125,26 @@ def launch(plan: LaunchPlan) -> NoReturn:
         os.execve(plan.argv[0], plan.argv, plan.environ)  # noqa: S606 - no shell is what we want
     except OSError as error:
         restore()
-        raise _refusal(Path(plan.argv[0]), error) from None
+        raise refusal(Path(plan.argv[0]), error) from None
+
+
+def refusal(engine: Path, error: OSError) -> ServeRefused:
+    """Return the error for an engine that cannot be executed."""
+    message, hint = f"{engine} cannot be executed: {os.strerror(error.errno or 0)}", None
+    if error.errno == errno.ENOENT and engine.exists():
+        message = f"{engine} cannot be executed: its interpreter {interpreter(engine)} does not exist"
+        hint = "its virtual environment was moved or removed: install vLLM again, or set VLLMRT_VLLM"
+    elif error.errno == errno.ENOENT:
+        message, hint = f"{engine} is gone", "install vLLM again, or set VLLMRT_VLLM"
+    elif error.errno == errno.EACCES:
+        hint = f"chmod +x {engine}; and its filesystem must not be mounted noexec"
+    elif error.errno == errno.E2BIG:
+        message = "the command line and the environment are together too large for this system"
+        hint = "shorten the extra arguments, or move them into the engine's config"
+    elif error.errno == errno.ENOEXEC:
+        message = f"{engine} is neither a program for this machine nor a script that begins with #!"
+        hint = "set VLLMRT_VLLM to the vllm of an environment for this machine"
+    return ServeRefused(message, hint=hint)
 
 
 def _check(keys: Sequence[str], extra: Sequence[str], flags: frozenset[str] | None, config: str) -> list[str]:
@@ -161,21 +180,3 @@ def _reset_signals() -> Callable[[], None]:
             signal.signal(number, action)
 
     return restore
-
-
-def _refusal(engine: Path, error: OSError) -> ServeRefused:
-    message, hint = f"{engine} cannot be executed: {os.strerror(error.errno or 0)}", None
-    if error.errno == errno.ENOENT and engine.exists():
-        message = f"{engine} cannot be executed: its interpreter {interpreter(engine)} does not exist"
-        hint = "its virtual environment was moved or removed: install vLLM again, or set VLLMRT_VLLM"
-    elif error.errno == errno.ENOENT:
-        message, hint = f"{engine} is gone", "install vLLM again, or set VLLMRT_VLLM"
-    elif error.errno == errno.EACCES:
-        hint = f"chmod +x {engine}; and its filesystem must not be mounted noexec"
-    elif error.errno == errno.E2BIG:
-        message = "the command line and the environment are together too large for this system"
-        hint = "shorten the extra arguments, or move them into the engine's config"
-    elif error.errno == errno.ENOEXEC:
-        message = f"{engine} is neither a program for this machine nor a script that begins with #!"
-        hint = "set VLLMRT_VLLM to the vllm of an environment for this machine"
-    return ServeRefused(message, hint=hint)

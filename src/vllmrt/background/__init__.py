@@ -1,0 +1,1 @@
+"""A server that goes on when the command that started it has ended: one for each port."""
