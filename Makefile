@@ -11,7 +11,7 @@ EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page examples \
+.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page public-api examples \
   requirements clean
 
 help:  ## show this list
@@ -77,6 +77,9 @@ bench-tools: requirements/bench.txt
 
 settings-page: env  ## write docs/reference/settings.md anew
 	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md
+
+public-api: dev  ## write tests/public_api.txt anew: what is promised to plugins
+	@.venv/bin/python scripts/public_api.py > tests/public_api.txt
 
 examples: dev  ## write what vllmrt render prints into examples/ anew
 	@scripts/render-examples

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vllmrt.errors import ConfigError
+from vllmrt.paths import user_cache
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -15,6 +18,16 @@ if TYPE_CHECKING:
 
 _COMMIT_LENGTH = 64
 _SEPARATORS = 2
+
+
+def home(configured: Path | None) -> Path | None:
+    """Return the home of the Hugging Face libraries: HF_HOME, or their default; None for a user without one."""
+    if configured:
+        return configured
+    try:
+        return user_cache().parent / "huggingface"
+    except ConfigError:
+        return None
 
 
 def repository(hub: Path, request: ModelRequest) -> Path:

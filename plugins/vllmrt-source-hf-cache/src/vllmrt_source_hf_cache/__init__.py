@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import vllmrt
-from vllmrt import hubcache, paths
-from vllmrt.errors import ConfigError
+from vllmrt import hubcache
 from vllmrt.types import Candidate, Skip
 
 if TYPE_CHECKING:
@@ -52,18 +51,11 @@ class HfCacheSource:
 def caches(settings: Settings) -> tuple[Cache, ...]:
     """Return the store's cache and the one that huggingface_hub would use, without repeating a directory."""
     own = Cache(settings.store / "hub", settings.store)
-    hub = settings.hf_hub_cache or _default_hub(settings.hf_home)
+    home = hubcache.home(settings.hf_home)
+    hub = settings.hf_hub_cache or (home / "hub" if home else None)
     if hub in {None, own.hub}:
         return (own,)
     return own, Cache(hub, hub.parent if hub.name == "hub" else None)
-
-
-def _default_hub(home: Path | None) -> Path | None:
-    """Return where huggingface_hub would look; None for a user without a home."""
-    try:
-        return (home or paths.user_cache().parent / "huggingface") / "hub"
-    except ConfigError:
-        return None
 
 
 def _snapshots(cache: Cache, request: ModelRequest) -> Iterator[Candidate]:
