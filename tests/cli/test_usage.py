@@ -50,7 +50,14 @@ def test_a_command_line_that_cannot_be_understood_ends_with_64(machine: Machine,
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], *([command, "--help"] for command in COMMANDS), ["plugins", "info", "--help"]]
+    "args",
+    [
+        ["--help"],
+        *([command, "--help"] for command in COMMANDS),
+        ["plugins", "info", "--help"],
+        ["plugins", "new", "--help"],
+        ["plugins", "check", "--help"],
+    ],
 )
 def test_help_is_on_stdout(machine: Machine, args: list[str]) -> None:
     done = machine.run(*args)
@@ -76,7 +83,7 @@ def test_version(machine: Machine) -> None:
     [
         ("vllmrt ", "1", COMMANDS),
         ("vllmrt res", "1", ["resolve"]),
-        ("vllmrt plugins ", "2", ["info"]),
+        ("vllmrt plugins ", "2", ["info", "check", "new"]),
         ("vllmrt config ", "2", ["show"]),
         ("vllmrt up --por", "2", ["--port"]),
     ],

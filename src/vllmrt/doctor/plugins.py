@@ -1,38 +1,26 @@
-"""The plugins, loaded one by one, each in a process of its own: one that breaks, hangs or exits costs only itself."""
+"""The plugins, loaded one by one."""
 
 from __future__ import annotations
 
-import json
-from importlib import import_module
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from vllmrt import discovery
+from vllmrt import discovery, plugincheck
 from vllmrt.doctor.page import Section
 from vllmrt.errors import VllmrtError
-from vllmrt.gpu import child
 from vllmrt.host import PluginHost
-from vllmrt.types import Skip
 
 if TYPE_CHECKING:
-    from vllmrt.discovery import EntryPoint
     from vllmrt.doctor.page import Case
-    from vllmrt.settings import Settings
-
-SECONDS = 10.0
-"""That one plugin may take to be loaded; less where VLLMRT_PLUGIN_TIMEOUT is."""
 
 
 def look(case: Case) -> Section:
     """Return every plugin, and how long it takes to be imported."""
-    import_module("vllmrt.hookspecs")  # and pluggy: no plugin is to blame for what they take
     section, settings = Section([]), case.settings
     for entry, fact in discovery.listing(settings.disable_plugins):
         told: dict[str, Any] = {**fact, "ms": None, "error": None}
         if fact["state"] == "enabled" and entry.group != discovery.MODELS:
-            told |= _load(entry, settings)
+            loading = plugincheck.load(entry, settings)
+            told |= {**loading._asdict(), "state": "broken" if loading.error else "loaded"}
         section.facts.append(told)
         if told["error"]:
             remedy = f"upgrade it, or do without it: VLLMRT_DISABLE_PLUGINS={entry.distribution}"
@@ -42,31 +30,6 @@ def look(case: Case) -> Section:
     _claims(section, host)
     _missing(section, case, host)
     return section
-
-
-def _load(entry: EntryPoint, settings: Settings) -> dict[str, Any]:
-    seconds = min(settings.plugin_timeout, SECONDS)
-    # the host's own limit must not come first: a thread that hangs cannot be ended, a process can
-    patient = msgspec.structs.replace(settings, plugin_timeout=2 * SECONDS)
-    answer = child.run(lambda: _timed(entry, patient), seconds)
-    if isinstance(answer, Skip):
-        reason = answer.reason.partition(",")[0]
-        return {"state": "broken", "error": f"{entry.owner}: {entry.name} was not loaded: {reason}"}
-    try:
-        told: dict[str, Any] = json.loads(answer)
-    except ValueError:
-        told = {"error": f"{entry.owner}: {entry.name} was not loaded: it wrote into our answer"}
-    return {**told, "state": "broken" if told.get("error") else "loaded"}
-
-
-def _timed(entry: EntryPoint, settings: Settings) -> bytes:
-    """Run in the child."""
-    start = perf_counter()
-    try:
-        PluginHost(settings, [entry]).load(entry)
-    except VllmrtError as error:
-        return json.dumps({"error": error.message}).encode()
-    return json.dumps({"ms": round((perf_counter() - start) * 1000, 1)}).encode()
 
 
 def _describe(section: Section) -> None:
