@@ -189,9 +189,8 @@ def _read(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise ServeRefused(
-            f"env file {path} does not exist", hint="run vllmrt resolve, or vllm-resolve-model, first"
-        ) from None
+        hint = "run vllmrt resolve, or vllm-resolve-model, first; VLLM_MODEL_ENV_FILE names another file"
+        raise ServeRefused(f"env file {path} does not exist", hint=hint) from None
     except OSError as error:
         raise ServeRefused(
             f"env file {path} cannot be opened: {error.strerror}", hint="it must be a plain file"
