@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from vllmrt import layers
 from vllmrt.cli.app import COMMANDS
 from vllmrt.errors import ExitCode
@@ -86,6 +88,21 @@ def test_every_section_of_the_doctor_has_its_row(tmp_path: Path) -> None:
         facts = told[name][0] if isinstance(told[name], list) and told[name] else told[name]
         if name != "gpus" and facts:
             assert [fact for fact in facts if f"`{fact}`" not in row] == []
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_exit_code_has_a_remedy_in_troubleshooting() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    explained = {int(number) for heading in headings for number in re.findall(r"\b\d+\b", heading)}
+    assert explained == {code.value for code in ExitCode} - {0}
 
 
 def test_every_command_is_in_the_docs() -> None:
