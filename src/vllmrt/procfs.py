@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllmrt.types import ProcessInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
 PROC = Path("/proc")
 _BLOCK = 1 << 16
@@ -81,9 +81,17 @@ class ProcFs:
         except (OSError, IndexError, ValueError):
             return None
 
-    def table(self) -> dict[int, Stat]:
-        """Return the state of every process; it is read one after the other, so it is no single moment."""
-        return {pid: stat for pid in self.pids() if (stat := self.stat(pid))}
+    def table(self, skip: Container[int] = ()) -> dict[int, Stat]:
+        """Return the state of all processes but those in `skip`, read one by one, so that it is no single moment."""
+        return {pid: stat for pid in self.pids() if pid not in skip and (stat := self.stat(pid))}
+
+    def children(self, pid: int) -> list[int] | None:
+        """Return the children of a process; None where they are not listed: a kernel without them, hidepid."""
+        try:
+            threads = os.listdir(f"{self._prefix}/{pid}/task")
+            return [int(word) for one in threads for word in self._read(pid, f"task/{one}/children").split()]
+        except OSError:
+            return None
 
     def argv(self, pid: int) -> tuple[str, ...]:
         """Return a command line; empty for zombies, threads of the kernel, and what may not be seen."""

@@ -22,7 +22,7 @@ from vllmrt.procfs import ProcFs, Stat
 from vllmrt.types import ProcessInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Container
 
 
 def row(pid: int, ppid: int, start: int = 0, state: str = "S") -> Stat:
@@ -96,9 +96,9 @@ class Kernel(Pidfds):
         if able and len(self.rows) < 25 and self.random.random() < 0.5:
             self.fork(self.random.choice(able))
 
-    def table(self) -> dict[int, Stat]:
+    def table(self, skip: Container[int] = ()) -> dict[int, Stat]:
         self.happen()
-        return dict(self.rows)
+        return {pid: one for pid, one in self.rows.items() if pid not in skip}
 
     def stat(self, pid: int) -> Stat | None:
         self.happen()
@@ -120,6 +120,8 @@ class Kernel(Pidfds):
         self.signalled.append((start, number))
         if number is signal.SIGSTOP:
             self.frozen.add(start)
+        elif number is signal.SIGCONT:
+            self.frozen.discard(start)
         elif number is signal.SIGKILL or start not in self.deaf:
             self.die(found[0])
 
@@ -148,6 +150,36 @@ def test_nothing_outside_the_tree_is_ever_signalled(seed: int, pid: int, seconds
     stopper.stop([ProcessInfo(pid, uid=0, start_ticks=root.start_ticks, exe=None, argv=(), title="")], seconds)
     assert [start for start, _ in kernel.signalled if not kernel.descends(start, root.start_ticks)] == []
     assert root.start_ticks not in {one.start_ticks for one in kernel.rows.values()}
+
+
+class Interrupted(Kernel):
+    """Ctrl-C, or SIGTERM, before one of the signals that freeze; nothing happens by itself."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(0)
+        self.after = after
+        self.deaf = set(self.lineage)
+
+    def happen(self) -> None:
+        pass
+
+    def send(self, descriptor: int, number: signal.Signals) -> None:
+        if number is signal.SIGSTOP:
+            self.after -= 1
+            if not self.after:
+                raise KeyboardInterrupt
+        super().send(descriptor, number)
+
+
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_nothing_stays_frozen_when_it_is_interrupted(after: int) -> None:
+    kernel = Interrupted(after)
+    stopper = Stopper(kernel, kernel, clock=lambda: float(kernel.now))
+    roots = [ProcessInfo(pid, uid=0, start_ticks=pid, exe=None, argv=(), title="") for pid in range(2, 15)]
+    with pytest.raises(KeyboardInterrupt):
+        stopper.stop(roots, 0)
+    assert len(kernel.frozen) == after - 1
+    assert [one for one in kernel.rows.values() if one.start_ticks in kernel.frozen] == []
 
 
 def info(pid: int) -> ProcessInfo:
@@ -194,6 +226,27 @@ def test_no_time_at_all_kills_at_once(machine: Machine) -> None:
     process = machine.serve(ON_TERM="ignore")
     Stopper(ProcFs()).stop([info(process.pid)], 0)
     assert not alive(process.pid)
+
+
+class Counting(ProcFs):
+    """Notes whose state is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[int] = []
+
+    def stat(self, pid: int) -> Stat | None:
+        self.read.append(pid)
+        return super().stat(pid)
+
+
+def test_further_looks_do_not_read_thousands_of_strangers_again(machine: Machine) -> None:
+    process = machine.serve(ON_TERM="ignore", WORKERS="1")
+    proc = Counting()
+    Stopper(proc).stop([info(process.pid)], 1)
+    assert proc.read.count(process.pid) > 4
+    assert proc.read.count(os.getpid()) == 2  # at first, and once more when all was frozen
+    assert machine.left() == []
 
 
 FORKING = """\

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import select
 import time
-from signal import SIGKILL, SIGSTOP, SIGTERM, Signals, pidfd_send_signal
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM, Signals, pidfd_send_signal
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vllmrt.preflight.trees import descendants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Container, Sequence
 
     from vllmrt.procfs import Stat
     from vllmrt.types import ProcessInfo
@@ -50,8 +50,8 @@ class Table(Protocol):
     def stat(self, pid: int) -> Stat | None:
         """Return one process."""
 
-    def table(self) -> dict[int, Stat]:
-        """Return all of them."""
+    def table(self, skip: Container[int] = ()) -> dict[int, Stat]:
+        """Return all of them, without those in `skip`."""
 
 
 class Pidfds:
@@ -93,6 +93,7 @@ class Stopper:
         self._open: dict[int, int] = {}
         self._starts: dict[int, int] = {}
         self._refused: set[int] = set()
+        self._strangers: set[int] = set()
         self._scanned = 0.0
         self.result = Stopped()
 
@@ -114,8 +115,10 @@ class Stopper:
                 self._send(self._grow(), SIGTERM)
             self._wait(seconds, done, SIGTERM)
             if self._open:
-                self._freeze()
-                self._send(list(self._open), SIGKILL)
+                try:
+                    self._freeze()
+                finally:  # whatever interrupts us, nothing stays frozen
+                    self._send(list(self._open), SIGKILL)
                 self._wait(_AFTER_KILL, done, SIGKILL)
             self.result = self.result._replace(alive=tuple(self._open))
         finally:
@@ -139,6 +142,7 @@ class Stopper:
     def _freeze(self) -> None:
         """SIGSTOP to all that is left, so that no child escapes by being born just before its parent is killed."""
         born = list(self._open)
+        self._strangers.clear()  # their numbers may have been given to children of ours
         for _ in range(_FREEZES):
             self._send(born, SIGSTOP)
             born = self._grow()
@@ -147,6 +151,9 @@ class Stopper:
 
     def _send(self, pids: Sequence[int], number: Signals) -> None:
         sent = [pid for pid in pids if self._signal(pid, number)]
+        if number is SIGTERM:  # what was suspended, by Ctrl-Z perhaps, cannot end before it goes on
+            for pid in sent:
+                self._signal(pid, SIGCONT)
         new = [pid for pid in sent if pid not in self.result.signalled]
         self.result = self.result._replace(signalled=(*self.result.signalled, *new))
         if number is SIGKILL:
@@ -164,13 +171,16 @@ class Stopper:
 
     def _grow(self) -> list[int]:
         """Take in the descendants that are not in yet; return what was not signalled yet, children first."""
-        table = self._proc.table()
+        table = self._proc.table(self._strangers)
         self._scanned = self._clock()
         known = [pid for pid in self._open if pid in table and table[pid].start_ticks == self._starts[pid]]
         found = [pid for pid in descendants(table, known) if table[pid].alive]
         for pid in reversed(found):
             if pid not in self._open:
                 self._adopt(pid, table[pid].start_ticks)
+        # what descends from another than us never gets in: among thousands, a further look is not to read them again
+        first = (pid for pid, stat in table.items() if stat.ppid == 0 or stat.ppid in self._strangers)
+        self._strangers.update(set(descendants(table, first)).difference(found))
         signalled = self._refused.union(self.result.signalled)
         return [pid for pid in found if pid in self._open and pid not in signalled]
 
