@@ -22,8 +22,11 @@ _SECRET_NAME = re.compile(
 )
 _SHORTEST = 6
 """Characters of a secret; what is shorter is also a part of ordinary words, and never shown by itself."""
+_NAME = r"[\w-]*(?:key|token|secret|password|passwd|credentials?)"
+_FLAG = re.compile(rf"--?{_NAME}", re.IGNORECASE)
+_VALUE = re.compile(rf"(?<![\w-])(--?{_NAME}[=\s]|{_NAME}=)[^\s'\"]+", re.IGNORECASE)
 _USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
-_QUERY = re.compile(r"(://[^\s'\"?#]*)[?#][^\s'\"]*")
+_QUERY = re.compile(r"(://[^\s'\"?#]{0,500})[?#][^\s'\"]*")  # without the limit, many "://" take minutes
 _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA\w{12,}|Bearer \S{8,})")
 
 
@@ -42,9 +45,7 @@ class Masker:
 
     def text(self, text: str) -> str:
         """Return a text without secrets, and without what cannot be printed as UTF-8."""
-        text = self._known.sub(MASK, text)
-        text = _TOKEN.sub(MASK, _QUERY.sub(rf"\1?{MASK}", _USER.sub(f"{MASK}@", text)))
-        return text.encode(errors="backslashreplace").decode()
+        return redact(self._known.sub(MASK, text)).encode(errors="backslashreplace").decode()
 
     def values(self, value: Any) -> Any:
         """Return lists, mappings and texts, nested as they may be, without secrets."""
@@ -55,15 +56,24 @@ class Masker:
         return [self.values(one) for one in value] if isinstance(value, list | tuple) else value
 
     def argv(self, words: Sequence[str]) -> list[str]:
-        """Return a command line without secrets: what follows a flag is one where the flag's name speaks of one."""
-        shown: list[str] = []
-        secret = False
-        for word in words:
-            flag, equals, _ = word.partition("=")
-            speaks = word.startswith("-") and _SECRET_NAME.fullmatch(flag.lstrip("-")) is not None
-            shown.append(MASK if secret else f"{flag}={MASK}" if speaks and equals else self.text(word))
-            secret = speaks and not equals
-        return shown
+        """Return a command line without secrets."""
+        return redact_argv([self.text(word) for word in words])
+
+
+def redact(text: str) -> str:
+    """Return a text without tokens, users and queries of URLs, and values of flags or variables that name a secret."""
+    text = _QUERY.sub(rf"\1?{MASK}", _USER.sub(f"{MASK}@", _VALUE.sub(rf"\1{MASK}", text)))
+    return _TOKEN.sub(MASK, text)
+
+
+def redact_argv(argv: Sequence[str]) -> list[str]:
+    """Return a command line without what looks like a secret; a flag may have its values in the words after it."""
+    shown, follows, is_secret = [], False, False
+    for word in argv:
+        is_secret = follows or (is_secret and not word.startswith("-"))
+        shown.append(MASK if is_secret else redact(word))
+        follows = not is_secret and _FLAG.fullmatch(word) is not None
+    return shown
 
 
 def place(url: str) -> str:

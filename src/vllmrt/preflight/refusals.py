@@ -68,9 +68,11 @@ def still_bound(state: PortState, stopped: Stopped) -> PortStillBound:
 
 
 def command(process: ProcessInfo, longest: int = _LONGEST) -> str:
-    """Return a command line for people and JSON: on one line, without bytes that are no text, and not endless."""
-    text = " ".join(process.argv) or process.exe or "?"
-    text = printable(text).replace("\n", "\\n")
+    """Return a command line for people and JSON: on one line, without secrets or what is no text, and not endless."""
+    from vllmrt.masking import redact_argv
+
+    words = [word[:_LONGEST] for word in process.argv[:_LONGEST]]
+    text = printable(" ".join(redact_argv(words)) or process.exe or "?").replace("\n", "\\n")
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
