@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -236,6 +237,14 @@ def as_other(machine: Machine) -> list[str]:
     if subprocess.run([*wrapper, VLLMRT, "--version"], capture_output=True, check=False).returncode:
         pytest.skip("another user may not run this checkout")
     return wrapper
+
+
+@pytest.fixture
+def only_orphans() -> Iterator[None]:
+    """Keep other tests that make orphans or stop them from running: an orphan is everybody's on this machine."""
+    with (Path(tempfile.gettempdir()) / "vllmrt-tests-orphans.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

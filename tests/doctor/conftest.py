@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli.test_machine import Machine
-from standin import as_other, machine, port  # noqa: F401 - pytest finds fixtures by their names here
+from standin import as_other, machine, only_orphans, port  # noqa: F401 - pytest finds fixtures by their names here
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -379,6 +379,7 @@ def test_a_process_that_cannot_be_seen_has_the_port(
     assert "run as that user or root" in problem["remedy"]
 
 
+@pytest.mark.usefixtures("only_orphans")
 @pytest.mark.skipif(Path("/proc/1/comm").read_text().startswith("python"), reason="orphans could be init's own here")
 def test_an_engine_without_its_launcher(machine: Machine, patient: Patient) -> None:
     launcher = machine.serve(ENGINE="VLLM::EngineCore")

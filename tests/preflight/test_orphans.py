@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from standin import Machine, alive, children, wait_for
@@ -19,9 +20,15 @@ from vllmrt.procfs import ProcFs
 from vllmrt.settings import Settings
 from vllmrt.testing import fake_dist
 
-pytestmark = pytest.mark.skipif(
-    Path("/proc/1/comm").read_text().startswith("python"), reason="what starts orphans here could be init itself"
-)
+if TYPE_CHECKING:
+    from vllmrt.procfs import Stat
+
+pytestmark = [
+    pytest.mark.usefixtures("only_orphans"),
+    pytest.mark.skipif(
+        Path("/proc/1/comm").read_text().startswith("python"), reason="what starts orphans here could be init itself"
+    ),
+]
 
 
 def orphaned(machine: Machine, title: str = "VLLM::EngineCore", **environ: str) -> int:
@@ -134,7 +141,35 @@ def test_another_users_orphan_is_reported_and_left_alone(machine: Machine, port:
     assert alive(engine)
 
 
-@pytest.mark.parametrize("body", ["return Verdict.PROTECTED", "raise ValueError"])
+PROTECTED_CHILD = "return Verdict.PROTECTED if process.ancestors and 'Engine' in process.ancestors[0].title else None"
+
+
+def test_a_child_of_another_user_is_left_alone_with_its_engine(
+    machine: Machine, port: int, as_other: list[str]
+) -> None:
+    launcher = machine.path / "launch" / "vllm"
+    launcher.parent.mkdir()
+    launcher.write_text(
+        "import os, subprocess, sys, time\n"
+        "env = {**os.environ, 'COMM': 'VLLM::EngineCor', 'READY': ''}\n"
+        "script = open(os.environ['STANDIN']).read().replace('on_term =', os.environ['AS_OTHER'] + '\\non_term =', 1)\n"
+        "p = subprocess.Popen(['VLLM::EngineCore'], executable=sys.executable, stdin=subprocess.PIPE, env=env)\n"
+        "p.stdin.write(script.encode()); p.stdin.close()\n"
+        "open(os.environ['READY'], 'w').close()\ntime.sleep(100)\n"
+    )
+    child = f"subprocess.Popen({[*as_other, 'sleep', '100']!r})"
+    process = machine.start([sys.executable, launcher, "serve"], AS_OTHER=child)
+    (engine,) = children(process.pid)
+    (other,) = wait_for(lambda: children(engine))
+    wait_for(lambda: Path(f"/proc/{other}").stat().st_uid)
+    process.kill()
+    process.wait()
+    assert pids(machine, port, "--reap-orphans") == ([engine], [])
+    assert alive(engine)
+    assert alive(other)
+
+
+@pytest.mark.parametrize("body", ["return Verdict.PROTECTED", PROTECTED_CHILD, "raise ValueError"])
 def test_a_classifier_may_forbid_it(machine: Machine, port: int, body: str) -> None:
     source = "import vllmrt\nfrom vllmrt.types import Verdict\n@vllmrt.hookimpl\n"
     site, groups = machine.path / "site", {"vllmrt.plugins": {"acme": "acme"}}
@@ -160,3 +195,28 @@ def test_the_age(machine: Machine) -> None:
     listing = subprocess.run(["ps", "-o", "etimes=", "-p", str(engine)], capture_output=True, text=True, check=True)
     (orphan,) = [one for one in find_orphans(Settings()) if one.process.pid == engine]
     assert orphan.age == pytest.approx(float(listing.stdout), abs=1.5)
+
+
+def test_only_what_init_has_inherited_is_looked_at(machine: Machine) -> None:
+    """With thousands of processes, to read a line of each takes longer than all the rest."""
+    read = []
+
+    class Counting(ProcFs):
+        def stat(self, pid: int) -> Stat | None:
+            read.append(pid)
+            return super().stat(pid)
+
+    machine.serve(ENGINE="VLLM::EngineCore")
+    assert find_orphans(Settings(), Counting()) == []
+    assert os.getpid() not in read
+    assert set(read) <= {one.pid for one in ProcFs().table().values() if one.ppid == 1}
+
+
+def test_where_the_kernel_lists_no_children_every_process_is_looked_at(machine: Machine) -> None:
+    class Old(ProcFs):
+        def children(self, pid: int) -> list[int] | None:
+            assert super().children(pid) is not None
+            return None
+
+    engine = orphaned(machine)
+    assert engine in [orphan.process.pid for orphan in find_orphans(Settings(), Old())]

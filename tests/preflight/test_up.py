@@ -280,6 +280,7 @@ def test_memory_that_stays_away(user: User, machine: Machine, port: int, conditi
 
 
 @pytest.mark.skipif(Path("/proc/1/comm").read_text().startswith("python"), reason="init could start engines itself")
+@pytest.mark.usefixtures("only_orphans")
 def test_orphans_are_reported_at_once_and_stopped_only_for_the_new_server(user: User, machine: Machine) -> None:
     launcher = machine.serve(ENGINE="Up::EngineCore")
     (engine,) = children(launcher.pid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ClassifierError
@@ -12,7 +13,7 @@ from vllmrt.procfs import ProcFs
 from vllmrt.types import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllmrt.host import PluginHost
     from vllmrt.preflight.stopping import Stopped
@@ -55,6 +56,8 @@ def find_orphans(settings: Settings, proc: ProcFs | None = None) -> list[Orphan]
         proc: the process table; None is ``/proc``.
     """
     proc = proc or ProcFs()
+    if not any(_may_be_engine(stat, settings.process_name_prefix) for stat in _adopted(proc)):
+        return []
     table = proc.table()
     suspects = [stat for stat in table.values() if _may_be_engine(stat, settings.process_name_prefix)]
     adopters = {pid for pid in {stat.ppid for stat in suspects} if _inherits(pid, table, proc)}
@@ -69,7 +72,7 @@ def find_orphans(settings: Settings, proc: ProcFs | None = None) -> list[Orphan]
 
 
 def reap(orphans: Sequence[Orphan], settings: Settings, host: PluginHost, proc: ProcFs | None = None) -> Stopped:
-    """Stop those orphans that are our own user's, and that no classifier protects.
+    """Stop those orphans that are our own user's with all their children, and of which no classifier protects any.
 
     Args:
         orphans: as `find_orphans` returned them just now.
@@ -77,18 +80,33 @@ def reap(orphans: Sequence[Orphan], settings: Settings, host: PluginHost, proc: 
         host: the classifiers; none is stopped where one of them breaks.
         proc: as for `find_orphans`.
     """
+    from vllmrt.preflight.holders import tree_of, verdict_on
     from vllmrt.preflight.stopping import Stopper
 
-    own = [orphan.process for orphan in orphans if orphan.process.uid == os.geteuid()]
-    try:
-        verdicts = host.verdicts(own) if own else []
-    except ClassifierError:
-        verdicts = [None for _ in own]
-    stopper = Stopper(proc or ProcFs())
-    chosen = [process for process, verdict in zip(own, verdicts, strict=True) if verdict is Verdict.VLLM]
-    if chosen:
-        stopper.stop(chosen, settings.stop_timeout)
+    proc = proc or ProcFs()
+    table = proc.table() if orphans else {}
+    trees = [tree_of(orphan.process, table, proc) for orphan in orphans]
+    own = [tree for tree in trees if all(process.uid == os.geteuid() for process in tree)]
+    stopper = Stopper(proc)
+    with suppress(ClassifierError):
+        chosen = [tree[0] for tree in own if verdict_on(tree, host) is Verdict.VLLM]
+        if chosen:
+            stopper.stop(chosen, settings.stop_timeout)
     return stopper.result
+
+
+def _adopted(proc: ProcFs) -> Iterator[Stat]:
+    """Yield the children of init and of the users' systemds, which are far fewer than all processes."""
+    parents = [_INIT]
+    for parent in parents:
+        children = proc.children(parent)
+        if children is None:
+            yield from proc.table().values()
+            return
+        for stat in filter(None, map(proc.stat, children)):
+            yield stat
+            if stat.comm == _USERS_INIT:
+                parents.append(stat.pid)
 
 
 def _may_be_engine(stat: Stat, prefix: str) -> bool:

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vllmrt.errors import ClassifierError
-from vllmrt.preflight.decision import Holder, Policy, PortAction, PortState, decide
+from vllmrt.preflight.decision import Policy, PortAction, PortState, decide
+from vllmrt.preflight.holders import chain_of, holders_of
 from vllmrt.preflight.listeners import listening, targets
 from vllmrt.preflight.refusals import refusal, still_bound
-from vllmrt.preflight.trees import descendants
 from vllmrt.procfs import ProcFs
-from vllmrt.types import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from vllmrt.host import PluginHost
     from vllmrt.preflight.stopping import Stopped
-    from vllmrt.procfs import Stat
     from vllmrt.settings import Settings
-    from vllmrt.types import ProcessInfo
 
 _LOOKS, _PAUSE = 4, 0.01
 _ROUNDS = 3
-_INIT = 1
 
 
 def inspect(settings: Settings, host: PluginHost, proc: ProcFs | None = None) -> PortState:
@@ -107,58 +100,11 @@ def _policy(settings: Settings) -> Policy:
 def _attribute(state: PortState, host: PluginHost, proc: ProcFs) -> tuple[PortState, bool]:
     """Find the processes of the listeners, and say whether that is all there is to find."""
     owners, hidden = proc.sockets(listener.inode for listener in state.listeners)
-    chains = {pid: _chain(proc, pid) for pid in sorted(set().union(*owners.values()))}
+    chains = {pid: chain_of(pid, proc) for pid in sorted(set().union(*owners.values()))}
     unowned = [one for one in state.listeners if one.inode not in owners]
     state = state._replace(holders=(), unowned=tuple(unowned), hidden=hidden, fault=None)
     try:
-        state = state._replace(holders=tuple(_holders([chain for chain in chains.values() if chain], host, proc)))
+        state = state._replace(holders=tuple(holders_of([chain for chain in chains.values() if chain], host, proc)))
     except ClassifierError as error:
         state = state._replace(fault=str(error))
     return state, not unowned and all(chains.values())
-
-
-def _chain(proc: ProcFs, pid: int) -> list[ProcessInfo]:
-    """Return a process and its ancestors, each with its own; nothing where it has ended."""
-    infos = [proc.info(one) for one in proc.ancestry(pid) if one != _INIT or one == pid]
-    known = [info for info in infos if info]
-    if not infos or infos[0] is None:
-        return []
-    return [replace(info, ancestors=tuple(known[index + 1 :])) for index, info in enumerate(known)]
-
-
-def _holders(chains: list[list[ProcessInfo]], host: PluginHost, proc: ProcFs) -> Iterable[Holder]:
-    everyone = {process.pid: process for chain in chains for process in chain}
-    verdicts = _verdicts(everyone.values(), host)
-    table: Mapping[int, Stat] = proc.table() if Verdict.VLLM in verdicts.values() else {}
-    for chain in chains:
-        process = chain[0]
-        if verdicts[process.pid] is not Verdict.VLLM:
-            yield Holder(process, verdicts[process.pid])
-            continue
-        root = next(one for one in reversed(chain) if verdicts[one.pid] is Verdict.VLLM)
-        tree = _tree(root, table, proc)
-        yield Holder(process, _weakest(tree, host), tree)
-
-
-def _tree(root: ProcessInfo, table: Mapping[int, Stat], proc: ProcFs) -> tuple[ProcessInfo, ...]:
-    """Return a process and its descendants, each with its ancestors inside the tree, the root first."""
-    found = {root.pid: root}
-    for pid in reversed(descendants(table, [root.pid])):
-        info = found.get(pid) or proc.info(pid)
-        parent = found.get(table[pid].ppid)
-        if info and parent and pid != root.pid:
-            found[pid] = replace(info, ancestors=(parent, *parent.ancestors))
-    return tuple(found.values())
-
-
-def _weakest(tree: tuple[ProcessInfo, ...], host: PluginHost) -> Verdict:
-    """Return PROTECTED where anything that would be stopped is: by a classifier, or because it is init or ourselves."""
-    if any(process.pid in {_INIT, os.getpid()} for process in tree):
-        return Verdict.PROTECTED
-    protected = Verdict.PROTECTED in _verdicts(tree, host).values()
-    return Verdict.PROTECTED if protected else Verdict.VLLM
-
-
-def _verdicts(processes: Iterable[ProcessInfo], host: PluginHost) -> dict[int, Verdict | None]:
-    asked = list(processes)
-    return dict(zip([process.pid for process in asked], host.verdicts(asked), strict=True))
