@@ -35,6 +35,7 @@ def check(settings: Settings, host: PluginHost, *, alone: bool = False) -> GpuRe
     """
     if settings.skip_gpu_check:
         return GpuReport(SKIPPED)
+    require(settings, host)
     cuda = devices.of_cuda(settings.cuda_visible_devices)
     wanted = settings.gpu_devices or cuda.names
     if wanted == ():
@@ -54,6 +55,17 @@ def check(settings: Settings, host: PluginHost, *, alone: bool = False) -> GpuRe
         *thresholds.judge(chosen.gpus, settings),
     )
     return GpuReport(found.probe, chosen.gpus, visible, problems, found.skips, cuda.warnings)
+
+
+def require(settings: Settings, host: PluginHost) -> None:
+    """Refuse what `check` would, before anything is stopped; no probe is asked.
+
+    Raises:
+        ConfigError, PluginError: as `check`.
+    """
+    if not settings.skip_gpu_check:
+        devices.of_cuda(settings.cuda_visible_devices)
+        cascade.require(settings, host)
 
 
 def _unchecked(found: cascade.Found) -> str:

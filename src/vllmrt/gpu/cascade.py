@@ -41,14 +41,19 @@ class _Answer(msgspec.Struct, omit_defaults=True):
     skip: Skip | None = None
 
 
-def ask(settings: Settings, host: PluginHost, devices: tuple[str, ...]) -> Found:
-    """Ask for these devices, all of them for an empty tuple.
+def require(settings: Settings, host: PluginHost) -> None:
+    """Refuse names of probes that cannot be used.
 
     Raises:
         ConfigError: no plugin has the name of a probe, and it is not one of those that vllmrt asks by itself.
         PluginError: two distributions claim the name of a probe.
     """
-    host.require(discovery.GPU_PROBES, [name for name in settings.gpu_probes if name not in _OURS])
+    unknown = [name for name in settings.gpu_probes if not host.select(discovery.GPU_PROBES, name)]
+    host.require(discovery.GPU_PROBES, [name for name in unknown if name not in _OURS])
+
+
+def ask(settings: Settings, host: PluginHost, devices: tuple[str, ...]) -> Found:
+    """Ask for these devices, all of them for an empty tuple."""
     skips: list[tuple[str, Skip]] = []
     for name in settings.gpu_probes:
         answer = _probe(host, name, devices, settings.gpu_probe_timeout)

@@ -69,6 +69,7 @@ class Preflight:
         Raises:
             PortForeign, PortOtherUser, PortUnattributable, PortStillBound, GpuUnhealthy: as their names say.
         """
+        gpu.require(self._settings, self._host)
         if self._left is not None:
             held = self._port(stop=False)
             if held["port_action"] == "would_stop":
@@ -81,13 +82,20 @@ class Preflight:
 
     @contextmanager
     def cleared(self) -> Iterator[dict[str, Any]]:
-        """Do what the settings say, a dry run by `inspect`, and keep other preflights of the port away for the block.
+        """Do what the settings say, in a dry run nothing, and keep other preflights of the port away for the block.
 
         Raises:
             VllmrtError: as `inspect`, `reclaim` and `vllmrt.preflight.lock.locked`.
         """
         with locked(self._settings):
-            yield self.inspect() if self._settings.dry_run else self.reclaim()
+            yield self._dry_run() if self._settings.dry_run else self.reclaim()
+
+    def _dry_run(self) -> dict[str, Any]:
+        """Look as `inspect` does; where nothing would be stopped, it would give back no memory of the GPUs either."""
+        answer = self._port(stop=False) | self._orphans(stop=False)
+        to_reap = self._settings.reap_orphans and answer["orphans"]
+        gives_back = answer["port_action"] == "would_stop" or to_reap
+        return self._gpus(answer, later=_OF_STALE_SERVERS if gives_back else ())
 
     def outlook(self) -> dict[str, Any]:
         """Say what would be done about the port; what would be refused is in ``error`` and ``hint``, and not raised."""
