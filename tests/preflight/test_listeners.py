@@ -123,6 +123,10 @@ def test_a_name_is_all_its_addresses() -> None:
         assert listening(targets("[::]", port), port)
 
 
+def test_a_star_is_every_address_as_for_those_who_bind_it() -> None:
+    assert targets("*", 80)[0] == taken(ANY)
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "300.1.1.1", "http://127.0.0.1", "a" * 70 + ".b", "x..y"])
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="no address and no name"):

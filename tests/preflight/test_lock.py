@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from standin import VLLMRT, Machine, held, listens, wait_for
 
+from vllmrt import layers
 from vllmrt.preflight.lock import lock_path
 from vllmrt.settings import Settings
 
@@ -34,16 +36,24 @@ BAD = [
     ("VLLM_SKIP_GPU_CHECK", "yes"),
     ("VLLM_MIN_FREE_GPU_GB", "-0.1"),
     ("VLLM_MIN_FREE_GPU_GB", "four"),
+    ("VLLM_MIN_FREE_GPU_GB", "nan"),
     ("VLLM_MAX_GPU_TEMP_C", "0"),
     ("VLLM_MAX_GPU_TEMP_C", "85.5"),
     ("VLLM_MAX_GPU_UTIL_PCT", "-1"),
     ("VLLM_MAX_GPU_UTIL_PCT", "101"),
     ("VLLM_GPU_FAIL_ON", "temperature,heat"),
+    ("VLLM_GPU_DEVICES", "-1"),
+    ("VLLM_GPU_DEVICES", "0,x"),
+    ("CUDA_VISIBLE_DEVICES", "0,0"),
+    ("VLLMRT_GPU_PROBE_TIMEOUT", "0"),
     ("VLLM_ALLOW_OTHER_UID_KILL", "2"),
     ("VLLM_ALLOW_OTHER_UID_KILL", "yes"),
     ("VLLM_STOP_TIMEOUT", "-1"),
     ("VLLM_STOP_TIMEOUT", "1.5"),
     ("VLLM_STOP_TIMEOUT", "inf"),
+    ("VLLM_PROCESS_SIGNATURES", "a\x01"),
+    ("VLLM_PREFLIGHT_LOCKFILE", "a\x01"),
+    ("VLLM_PREFLIGHT_JSON", "2"),
     ("VLLM_PREFLIGHT_PROXY_CHILD", "2"),
     ("VLLM_PREFLIGHT_PROXY_CHILD", "no"),
     ("VLLM_START_BIND_TIMEOUT", "0"),
@@ -72,10 +82,24 @@ GOOD = {
 }
 
 
+def test_no_variable_is_forgotten() -> None:
+    rows = [row for row in layers.rows() if row.var.section == "preflight" or row.field in {"host", "port"}]
+    assert {row.names[-1] for row in rows} - {name for name, _ in BAD} == {"VLLMRT_GPU_PROBES"}
+
+
+def test_a_probe_that_nobody_has_costs_no_running_server(machine: Machine, port: int) -> None:
+    machine.serve(port=port)
+    environ = {"VLLM_SKIP_GPU_CHECK": "0", "VLLMRT_GPU_PROBES": "no-such-probe"}
+    done = machine.preflight("--json", "--port", str(port), environ=environ)
+    assert (done.code, "'no-such-probe'" in done.json["error"]) == (1, True)
+    assert listens(port)
+
+
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_a_value_outside_its_bound(machine: Machine, port: int, name: str, value: str) -> None:
     machine.serve(port=port)
-    done = machine.preflight("--json", environ={"VLLM_PORT": str(port), name: value})
+    environ = {"VLLM_PORT": str(port), "VLLM_SKIP_GPU_CHECK": "0", name: value}
+    done = machine.preflight("--json", environ=environ)
     assert (done.code, done.json["ok"], done.json["code"]) == (1, False, 1)
     assert name in f"{done.json['error']} {done.json['hint']}"
     assert listens(port)
@@ -178,3 +202,17 @@ def test_two_at_a_time_and_one_of_them_works(machine: Machine, port: int) -> Non
         assert machine.preflight("--port", str(port)).code == 1
         assert first.wait(20) == 0
     assert not listens(port)
+
+
+def test_sixteen_at_a_time(machine: Machine, port: int) -> None:
+    """One of them stops what is stale; the others leave, or come when the port is free."""
+    stale = machine.serve(port=port, WORKERS="2")
+    command = [VLLMRT, "preflight", "--json", "--port", str(port)]
+    runs = [subprocess.Popen(command, env=machine.environ, stdout=-1, stderr=-1, text=True) for _ in range(16)]
+    answers = [(json.loads(run.communicate(timeout=60)[0]), run.returncode) for run in runs]
+    assert [told["reclaimed_roots"] for told, code in answers if code == 0 and told["port_action"] != "noop"] == [
+        [stale.pid]
+    ]
+    assert all("another preflight of port" in told["error"] for told, code in answers if code == 1)
+    assert {code for _, code in answers} <= {0, 1}
+    assert machine.left() == []

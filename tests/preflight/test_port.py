@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -194,6 +195,23 @@ def test_ipv6(machine: Machine, port: int, address: str) -> None:
     assert (done.code, done.json["port_action"], done.json["host"]) == (0, "stopped", "::1")
 
 
+def test_an_address_in_brackets_is_shown_with_one_pair_of_them(machine: Machine, port: int) -> None:
+    assert f" [::1]:{port} is free" in machine.preflight("--host", "[::1]", "--port", str(port)).err
+
+
+@root_only
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_a_name_with_several_addresses(machine: Machine, port: int, address: str) -> None:
+    hosts = machine.path / "hosts"
+    hosts.write_text("127.0.0.1 many\n127.0.0.2 many\n::1 many\n")
+    wrapper = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
+    stale = machine.serve(port=port, host=address, V6ONLY="1")
+    other = machine.serve(port=port, host="127.0.0.3")
+    done = machine.preflight("--json", "--host", "many", "--port", str(port), wrapper=wrapper)
+    assert (done.code, done.json["host"], done.json["reclaimed_roots"]) == (0, "many", [stale.pid]), done.err
+    assert machine.left() == [other.pid]
+
+
 def test_two_listeners_of_two_kinds_and_nothing_is_stopped(machine: Machine, port: int) -> None:
     machine.serve(port=port)
     machine.start([sys.executable, machine.standin], LISTEN=f"127.0.0.2:{port}")
@@ -210,6 +228,17 @@ def test_what_ignores_sigterm_is_killed(machine: Machine, port: int) -> None:
     begin = time.monotonic()
     assert machine.preflight("--port", str(port), "--stop-timeout", "1").code == 0
     assert time.monotonic() - begin < 6
+    assert machine.left() == []
+
+
+def test_what_is_suspended_goes_on_and_ends_as_others_do(machine: Machine, port: int) -> None:
+    """As after Ctrl-Z; the kernel still takes connections for it."""
+    stale = machine.serve(port=port, ON_TERM="note", NOTES=str(machine.path / "notes"))
+    stale.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    assert machine.preflight("--port", str(port)).code == 0
+    assert time.monotonic() - begin < 10  # VLLM_STOP_TIMEOUT is 15 s
+    assert (machine.path / "notes").read_text() == "SIGTERM\n"
     assert machine.left() == []
 
 
@@ -247,6 +276,20 @@ def test_a_clean_stop_is_noticed_at_once(machine: Machine, port: int) -> None:
 
 
 # strange command lines
+
+
+@pytest.mark.parametrize(
+    "words", [["--api-key", "canary-1", "canary-2"], ["--hf-token=canary"], ["sh -c 'VLLM_API_KEY=canary serve'"]]
+)
+def test_no_key_on_a_command_line_is_shown(machine: Machine, port: int, words: list[str]) -> None:
+    machine.start([sys.executable, machine.vllm, "serve", *words, "--port", "1"], LISTEN=f"127.0.0.1:{port}")
+    for args in (["--dry-run"], []):
+        done = machine.preflight("--port", str(port), "--json", *args)
+        assert done.code == 0
+        (shown,) = done.json["cmdlines"]
+        assert shown.endswith(" --port 1")
+        assert "********" in shown
+        assert "canary" not in done.out + done.err
 
 
 def test_a_command_line_of_100_kb_and_bytes_that_are_no_text(machine: Machine, port: int) -> None:

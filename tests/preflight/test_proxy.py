@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 from standin import VLLMRT, Machine, alive, children, held, listens, wait_for
 
+from vllmrt.preflight.listeners import listening, targets
+from vllmrt.preflight.proxy import strangers
 from vllmrt.preflight.trees import descendants
 from vllmrt.procfs import ProcFs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
+
+    from vllmrt.procfs import Stat
 
 
 def start(machine: Machine, port: int, command: Sequence[str | Path] = (), **environ: str) -> subprocess.Popen[bytes]:
@@ -83,6 +87,24 @@ def test_a_port_that_another_process_takes(machine: Machine, port: int) -> None:
     assert proxy.wait(20) == 2
     assert not alive(command)
     assert alive(thief.pid)
+
+
+class Late(ProcFs):
+    """A process table whose first picture was taken before the last children were born."""
+
+    looks = 0
+
+    def table(self, skip: Container[int] = ()) -> dict[int, Stat]:
+        self.looks += 1
+        return {pid: stat for pid, stat in super().table(skip).items() if self.looks > 1 or stat.ppid != os.getpid()}
+
+
+def test_a_listener_that_was_born_since_the_look_is_no_stranger(machine: Machine, port: int) -> None:
+    stale = machine.serve(port=port)
+    inodes = {one.inode for one in listening(targets("127.0.0.1", port), port)}
+    assert strangers(inodes, os.getpid(), Late()) == set()
+    assert strangers(inodes, os.getpid(), ProcFs()) is None
+    assert strangers(inodes, machine.serve().pid, ProcFs()) == {stale.pid}
 
 
 def test_a_command_that_never_listens(machine: Machine, port: int) -> None:
@@ -152,6 +174,25 @@ def test_ctrl_c_of_a_terminal_reaches_the_command_once(machine: Machine, port: i
             os.waitpid(pid, 0)
 
 
+def test_the_end_of_its_terminal_reaches_the_command(machine: Machine, port: int) -> None:
+    """The kernel tells only the leader of the session, which is vllmrt where ssh or docker started it."""
+    notes = machine.path / "notes"
+    environ = machine.environ | {"LISTEN": f"127.0.0.1:{port}", "ON_TERM": "note", "NOTES": str(notes)}
+    pid, terminal = pty.fork()
+    if pid == 0:
+        command = [VLLMRT, "preflight", "--port", str(port), "--", sys.executable, str(machine.vllm), "serve"]
+        os.execve(VLLMRT, command, environ)  # noqa: S606 - as pty.fork wants it
+    try:
+        wait_for(lambda: listens(port) and not locked(machine))
+        os.close(terminal)
+        wait_for(notes.exists)
+        assert notes.read_text().split() == ["SIGHUP"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        wait_for(lambda: not listens(port))
+
+
 def test_nothing_is_left_when_vllmrt_is_killed(machine: Machine, port: int) -> None:
     proxy = start(machine, port, WORKERS="2", DEAF_WORKERS="1", ENGINE="VLLM::EngineCore", VLLM_STOP_TIMEOUT="1")
     wait_for(lambda: listens(port) and len(descendants(ProcFs().table(), [proxy.pid])) == 6)
@@ -166,6 +207,44 @@ def test_nothing_is_left_when_vllmrt_is_killed_while_it_waits(machine: Machine, 
     wait_for(lambda: len(descendants(ProcFs().table(), [proxy.pid])) == 4)
     proxy.kill()
     proxy.wait()
+    wait_for(lambda: machine.left() == [])
+
+
+def test_nothing_is_left_whenever_vllmrt_is_killed(machine: Machine, port: int) -> None:
+    """From its first moments to the last: before the guardian is there, before the command is, before it listens."""
+    for step in range(10):
+        proxy = start(machine, port, WORKERS="1", DELAY="0.1")
+        time.sleep(0.05 * step)
+        proxy.kill()
+        proxy.wait()
+        wait_for(lambda: machine.left() == [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_forks_when_it_is_told_to_end_does_not_get_away(
+    machine: Machine, port: int, number: signal.Signals
+) -> None:
+    """Its child has lost its parent before anybody can look."""
+    proxy = start(machine, port, ON_TERM="fork")
+    wait_for(lambda: listens(port) and not locked(machine))
+    proxy.send_signal(number)
+    proxy.wait(20)
+    wait_for(lambda: machine.left() == [])
+
+
+def test_daemons_of_the_command_are_stopped_too(machine: Machine, port: int) -> None:
+    """Sessions of their own, and parents that have ended."""
+    pids = machine.path / "pids"
+    daemon = f"setsid sh -c 'setsid sh -c \"echo \\$\\$ >> {pids}; exec sleep 1000\" & exit' &"
+    script = f"{daemon} {daemon} LISTEN=127.0.0.1:{port} exec {sys.executable} {machine.vllm} serve"
+    proxy = start(machine, port, ["sh", "-c", script])
+    wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    daemons = list(map(int, pids.read_text().split()))
+    wait_for(lambda: listens(port) and not locked(machine))
+    assert all(map(alive, daemons))
+    proxy.kill()
+    proxy.wait()
+    wait_for(lambda: not any(map(alive, daemons)))
     wait_for(lambda: machine.left() == [])
 
 
@@ -280,3 +359,18 @@ def test_a_port_that_is_refused_starts_nothing(machine: Machine, port: int) -> N
     done = machine.preflight("--port", str(port), "--", "touch", str(machine.path / "ran"))
     assert done.code == 2
     assert not (machine.path / "ran").exists()
+
+
+def test_a_command_needs_no_dashes_before_it_and_may_have_some_of_its_own(machine: Machine, port: int) -> None:
+    given = ["--port", str(port), "echo", "--json", "--dry-run", "-x", "--", "y"]
+    done = machine.preflight(*given)
+    assert (done.code, done.out) == (0, "--json --dry-run -x -- y\n")
+    assert "no program is called" in machine.preflight("--port", str(port), "no-such-program").err
+
+
+def test_no_key_of_the_command_is_shown(machine: Machine, port: int) -> None:
+    given = ["--port", str(port), "--log-format", "json", "--", "true", "--api-key", "canary", "-v", "HF_TOKEN=canary"]
+    done = machine.preflight(*given)
+    assert done.code == 0
+    assert "canary" not in done.err
+    assert "true --api-key '********' -v 'HF_TOKEN=********'" in done.err

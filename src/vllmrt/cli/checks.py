@@ -9,6 +9,7 @@ from vllmrt.cli import Status
 from vllmrt.errors import ConfigError
 from vllmrt.events import Event
 from vllmrt.host import PluginHost
+from vllmrt.preflight.decision import address
 from vllmrt.preflight.run import Preflight
 
 if TYPE_CHECKING:
@@ -51,16 +52,19 @@ def _alone(run: Run) -> bool:
 
 def _start(run: Run) -> Proxy:
     """Start the command; return when it listens, so that the lock can be given up, or not at all."""
+    from shlex import join
+
+    from vllmrt.masking import redact_argv
     from vllmrt.preflight.proxy import Proxy, become
 
-    settings = run.layers.settings
-    run.emit(Event("preflight.command", "command", " ".join(map(ascii, run.extra)), data={"argv": list(run.extra)}))
+    settings, shown = run.layers.settings, redact_argv(run.extra)
+    run.emit(Event("preflight.command", "command", join(shown), data={"argv": shown}))
     if not settings.preflight_proxy_child:
         become(run.extra)
     proxy = Proxy(run.extra, settings)
     status = proxy.wait_until_bound()
     if status is not None:
         raise Status(status)
-    text = f"the command listens on {settings.host}:{settings.port}"
+    text = f"the command listens on {address(settings.host, settings.port)}"
     run.emit(Event("preflight.bound", "port", text, "good"))
     return proxy

@@ -61,7 +61,7 @@ def command(
                 for warning in () if tolerant else loaded.warnings:
                     emit(Event("settings.warning", "settings", warning, "warning"))
                 json = common["json"] or bool(json_setting and getattr(loaded.settings, json_setting))
-                function(Run(loaded, emit, json, ctx.obj or (), out, common["log_format"]), **given)
+                function(Run(loaded, emit, json, _extra(ctx), out, common["log_format"]), **given)
 
         _sign(wrapper, function, rows, {"model": Model} if "model" in wanted else {})
         return wrapper
@@ -74,6 +74,11 @@ def _check_usage(ctx: typer.Context, log_format: str | None, *, takes_extra: boo
         raise UsageError(f"--log-format is text or json, not {log_format!a}")
     if ctx.obj is not None and not takes_extra:
         raise UsageError(f"vllmrt {ctx.info_name} passes nothing on after --")
+
+
+def _extra(ctx: typer.Context) -> tuple[str, ...]:
+    dashes = ("--",) if ctx.args and ctx.obj is not None else ()
+    return (*ctx.args, *dashes, *(ctx.obj or ()))
 
 
 def _sign(

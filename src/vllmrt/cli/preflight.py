@@ -11,7 +11,11 @@ from vllmrt.cli.options import Run, command
 app = typer.Typer(add_completion=False)
 
 
-@app.command(epilog="What follows -- is started when the checks have passed, and stopped with vllmrt.")
+@app.command(
+    epilog="COMMAND is started when the checks have passed, and stopped with vllmrt; -- may stand before it.",
+    options_metavar="[OPTIONS] [COMMAND]...",
+    context_settings={"allow_extra_args": True, "allow_interspersed_args": False},
+)
 @command("--host", "--port", "plugins", "preflight", takes_extra=True, json_setting="preflight_json")
 def preflight(run: Run) -> None:
     """Make sure that the port is free and the GPUs are fit; stop a stale vLLM that is in the way.

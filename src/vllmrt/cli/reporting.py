@@ -29,7 +29,7 @@ class Run(NamedTuple):
         layers: the settings and where they came from.
         emit: shows an event on stderr.
         json: True when `out` takes one JSON object and nothing else.
-        extra: what followed ``--``.
+        extra: what is for another program: what followed ``--``, or began with a word that is no option.
         out: stdout; ``sys.stdout`` itself leads to stderr meanwhile, for plugins that print.
         log_format: how events are to be shown: ``text``, ``json``, or None.
     """

@@ -75,7 +75,7 @@ class PortState(NamedTuple):
     @property
     def address(self) -> str:
         """Host and port, for people."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address(self.host, self.port)
 
 
 class Policy(NamedTuple):
@@ -107,3 +107,9 @@ def decide(state: PortState, policy: Policy) -> PortAction:
     ):
         return PortAction.OTHER_USER
     return PortAction.UNATTRIBUTABLE if state.unowned or not state.holders else PortAction.STOP
+
+
+def address(host: str, port: int) -> str:
+    """Return host and port for people; an IPv6 address has brackets, whether it was given with them or not."""
+    host = host.strip("[]")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

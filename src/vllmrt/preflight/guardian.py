@@ -34,6 +34,7 @@ PASSED_ON = (
 )
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """What a shell answers for a command that it cannot start."""
+_ROUNDS = 10
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 
@@ -87,10 +88,13 @@ def _reap(child: int) -> int | None:
 
 
 def _stop_the_rest(seconds: float) -> None:
+    """Stop our children until there are none: whoever loses its parent meanwhile becomes one."""
     proc = ProcFs()
-    table = proc.table()
-    roots = [info for stat in table.values() if stat.ppid == os.getpid() and (info := proc.info(stat.pid))]
-    if roots:
+    for _ in range(_ROUNDS):
+        children = [stat.pid for stat in proc.table().values() if stat.ppid == os.getpid()]
+        roots = [info for info in map(proc.info, children) if info]
+        if not roots:
+            return
         Stopper(proc).stop(roots, seconds)
 
 

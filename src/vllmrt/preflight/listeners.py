@@ -73,7 +73,8 @@ def targets(host: str, port: int, root: Path = PROC) -> list[Endpoint]:
     try:
         name = host.strip("[]")
         # as bytes it needs no tables of Unicode, whose import takes as long as all the rest
-        found = socket.getaddrinfo(name.encode() if name.isascii() else name, port, type=socket.SOCK_STREAM)
+        asked = name.encode() if name.isascii() else name
+        found = socket.getaddrinfo(asked, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"host {host!a} is no address and no name: {reason}", hint="correct VLLM_HOST") from None

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from vllmrt.errors import ConfigError, PortForeign, VllmrtError
+from vllmrt.preflight.decision import address
 from vllmrt.preflight.guardian import PASSED_ON, STOP
 from vllmrt.preflight.listeners import listening, targets
 from vllmrt.preflight.trees import descendants
@@ -90,7 +91,8 @@ class Proxy:
                 return None
         self._stop()
         raise VllmrtError(
-            f"the command does not listen on {settings.host}:{settings.port} after {settings.start_bind_timeout:g} s",
+            f"the command does not listen on {address(settings.host, settings.port)} after"
+            f" {settings.start_bind_timeout:g} s",
             hint="raise VLLM_START_BIND_TIMEOUT: a large model takes minutes; or see that it listens on that port",
         )
 
@@ -98,7 +100,9 @@ class Proxy:
         """Pass signals on until the command ends, and return its status."""
         while (status := self._ended()) is None:
             told = signal.sigwaitinfo(self._signals)
-            if told.si_signo != signal.SIGCHLD and told.si_code <= 0:  # a terminal has told the command itself
+            # a terminal has told the command itself, but of its own end it tells the leader of its session alone
+            is_hangup = told.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
+            if told.si_signo != signal.SIGCHLD and (told.si_code <= 0 or is_hangup):
                 self._guardian.send_signal(told.si_signo)
         return status
 
@@ -107,20 +111,27 @@ class Proxy:
         return status if status is None or status >= 0 else 128 - status
 
     def _owns(self, inodes: set[int]) -> bool:
-        tree = descendants(self._proc.table(), [self._guardian.pid])
-        if self._proc.sockets(inodes, tree).owners:
-            return True
-        others = self._proc.sockets(inodes).owners
+        others = strangers(inodes, self._guardian.pid, self._proc)
         if others:
             self._stop()
-            pids = sorted(set().union(*others.values()))
+            pids = ", ".join(map(str, sorted(others)))
             raise PortForeign(
-                f"port {self._settings.port} was bound meanwhile by process {', '.join(map(str, pids))}",
+                f"port {self._settings.port} was bound meanwhile by process {pids}",
                 hint="see who starts it",
-                facts={"pids": pids},
+                facts={"pids": sorted(others)},
             )
-        return False
+        return others is None
 
     def _stop(self) -> None:
         self._guardian.send_signal(STOP)
         self._guardian.wait()
+
+
+def strangers(inodes: set[int], root: int, proc: ProcFs) -> set[int] | None:
+    """Return who has sockets open outside the tree below `root`; None where somebody inside has one."""
+    if proc.sockets(inodes, descendants(proc.table(), [root])).owners:
+        return None
+    owners = set().union(*proc.sockets(inodes).owners.values())
+    # one of the tree may have been born since the first look, and another have ended
+    table = proc.table() if owners else {}
+    return owners.intersection(table).difference(descendants(table, [root]))
