@@ -74,11 +74,7 @@ class Preflight:
             held = self._port(stop=False)
             if held["port_action"] == "would_stop":
                 self._gpus(held | self._left, later=_OF_STALE_SERVERS)
-        port = self._port(stop=True)
-        orphans = self._left  # to find them takes a look at every process
-        if orphans is None or self._settings.reap_orphans:
-            orphans = self._orphans(stop=self._settings.reap_orphans)
-        return self._gpus(port | orphans)
+        return self._gpus(self._port(stop=True) | self._orphans(stop=self._settings.reap_orphans))
 
     @contextmanager
     def cleared(self) -> Iterator[dict[str, Any]]:
