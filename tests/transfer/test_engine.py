@@ -174,6 +174,22 @@ def test_a_fault_is_tried_again(tmp_path: Path, contents: dict[str, bytes], faul
     assert whole(tmp_path / "s", contents)
 
 
+def test_a_range_that_is_just_being_taken_is_not_forgotten(
+    tmp_path: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Engine._ready
+
+    def slowly(engine: Engine) -> object:
+        task = ready(engine)
+        time.sleep(0.3)
+        return task
+
+    monkeypatch.setattr(Engine, "_ready", slowly)
+    content = {"b": contents["b"]}
+    assert transfer(tmp_path / "s", Origin(content), remote(content)).verified == 1
+    assert whole(tmp_path / "s", content)
+
+
 def test_a_connection_that_stalls_is_given_up(tmp_path: Path, contents: dict[str, bytes]) -> None:
     origin = Origin(contents, [turned(Stalled), turned(Stalled)])
     begin = time.monotonic()

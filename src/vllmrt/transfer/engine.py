@@ -222,9 +222,7 @@ class Engine:
     def _watch(self, report: Callable[[Progress], None]) -> None:
         """Wait for the workers; add some, give up those that stall, report, and sync now and then."""
         synced = time.monotonic()
-        while not self._over():
-            with self._changed:
-                self._changed.wait_for(self._over, _TICK)
+        while not self._ended():
             self._crew.grow(len(self._tasks))
             for worker in self._crew.replace_stalled():
                 self.failed(worker, TransientSourceError(f"no byte in {self._stall:g} s"))
@@ -233,6 +231,11 @@ class Engine:
                 synced = time.monotonic()
                 threading.Thread(target=self._sync, daemon=True).start()
         report(self.progress())
+
+    def _ended(self) -> bool:
+        """Wait a moment for the end; tell whether it came."""
+        with self._changed:  # without it, a range that is just being taken is neither waiting nor in flight
+            return self._changed.wait_for(self._over, _TICK)
 
     def _over(self) -> bool:
         return self._stopped or not (self._tasks or self._in_flight)
