@@ -23,6 +23,10 @@ NO_FALLOCATE = """
 int fallocate(int fd, int mode, off_t offset, off_t length) { errno = EOPNOTSUPP; return -1; }
 """
 NO_FLOCK = "int flock(int descriptor, int operation) { return 0; }\n"
+NO_EXCHANGE = """
+#include <errno.h>
+int renameat2(int from, const char *old, int to, const char *new, unsigned int flags) { errno = EINVAL; return -1; }
+"""
 JUMPING = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -163,8 +167,12 @@ def test_sixteen_processes_fetch_once(world: World, old: Version) -> None:
     assert len(list((world.machine.store / ".staging").glob("*"))) <= 1
 
 
-def test_sixteen_processes_without_locks(world: World, old: Version, preloaded: Callable[[str], str]) -> None:
-    library = preloaded(NO_FLOCK)
+@pytest.mark.parametrize("lacking", [NO_FLOCK, NO_FLOCK + NO_EXCHANGE], ids=["flock", "flock and renameat2"])
+def test_sixteen_processes_without_locks(
+    world: World, old: Version, preloaded: Callable[[str], str], lacking: str
+) -> None:
+    """The second lack is that of NFS."""
+    library = preloaded(lacking)
     both = "import fcntl; a, b = open('/dev/null'), open('/dev/null')\nfor f in a, b: fcntl.flock(f, 6)\nprint('held')"
     assert python(both, library) == "held"
     processes = [world.start("resolve", "org/name", LD_PRELOAD=library) for _ in range(PROCESSES)]

@@ -221,6 +221,51 @@ def test_what_another_process_published_meanwhile_is_as_good(store: Store, monke
     assert read_model(target) == NEW
 
 
+def test_what_another_process_published_meanwhile_is_not_replaced_by_the_same(store: Store):
+    target = publish_model(store, NEW)
+    inode = target.stat().st_ino
+    assert publish(stage(store, NEW), target, manifest_of(NEW)) == manifest.of(target)
+    assert target.stat().st_ino == inode
+    assert os.listdir(store.root / ".staging") == []
+    (target / "config.json").write_bytes(NEW["config.json"])
+    assert publish(stage(store, NEW), target, manifest_of(NEW)) == manifest.of(target)
+    assert target.stat().st_ino != inode, "what was altered is replaced"
+    assert manifest.states(target).keys() == NEW.keys()
+
+
+def test_what_is_not_accepted_stays_staged(store: Store):
+    target, files = publish_model(store, OLD), stage(store, NEW)
+    seen: list[Any] = []
+
+    def accept(claimed: Path) -> bool:
+        assert not files.exists()
+        return bool(seen.append(read_model(claimed)))
+
+    assert publish(files, target, manifest_of(NEW), accept=accept) is None
+    assert seen == [NEW]
+    assert read_model(files) == NEW
+    assert read_model(target) == OLD
+    assert sorted(os.listdir(files.parent)) == ["files", "parts"]
+
+
+def test_what_is_taken_away_while_it_is_looked_at_never_comes_back_under_its_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """So whoever looks knows that what he misses is not the model's fault, however fast it was put back."""
+    target, files = store.target(REQUEST), stage(store, NEW)
+    monkeypatch.setattr(publishing, "_PATIENCE", 0.1)
+
+    def accept(claimed: Path) -> bool:
+        settle(files.parent, store.root)  # as another process does, where locks lie
+        assert read_model(files) == NEW
+        claimed.lstat()
+        return False
+
+    with pytest.raises(LockTimeout, match="has taken name away"):
+        publish(files, target, manifest_of(NEW), accept=accept)
+    assert read_model(files) == NEW
+
+
 PUBLISHER = """\
 import sys
 sys.path.insert(0, {tests!r})

@@ -327,6 +327,28 @@ def test_a_directory_that_another_process_took_away_is_named(tmp_path: Path, con
             )
 
 
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_file_that_another_process_took_is_left_at_the_end_of_a_range(
+    tmp_path: Path, contents: dict[str, bytes], *, made_anew: bool
+) -> None:
+    """It may be published by now; and what lies there instead holds none of our bytes, whatever the journal noted."""
+    content = {"a": contents["a"]}
+    part = tmp_path / "s" / "a"
+
+    def take(handle: Bytes) -> Bytes:
+        part.rename(tmp_path / "published")
+        if made_anew:
+            part.write_bytes(bytes(len(content["a"])))
+        return handle
+
+    origin = Origin(content, [lambda handle: handle, take])
+    with pytest.raises(LockTimeout, match="taken a away"):
+        transfer(tmp_path / "s", origin, remote(content), connections=1)
+    assert len(origin.asked) == 2
+    (noted,) = [line for line in (tmp_path / "s" / "journal.jsonl").read_text().splitlines() if line]
+    assert '"stop":16777216' in noted
+
+
 def test_without_a_digest_the_bytes_are_hashed(tmp_path: Path) -> None:
     content = os.urandom(2 * MIB)
     (tmp_path / "s").mkdir()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+import time
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-from vllmrt.errors import ModelNotFound, ModelRejected, ResolveError
+from vllmrt.errors import IntegrityError, LockTimeout, ModelNotFound, ModelRejected, ResolveError
+from vllmrt.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from vllmrt.events import Emit
     from vllmrt.types import ModelRequest
 
 Outcome = Literal["skipped", "failed", "rejected", "chosen"]
+T = TypeVar("T")
+_RACES, _RACE_PAUSE = 10, 0.1
+"""How often something is tried that other processes disturb, and the seconds to the next time, times its number."""
 
 
 class Attempt(NamedTuple):
@@ -30,3 +36,25 @@ def failure(request: ModelRequest, attempts: Sequence[Attempt]) -> ResolveError:
     if any(attempt.outcome == "rejected" for attempt in attempts):
         return ModelRejected(f"{request.identity} was found, but it is not whole", hint=hints, attempts=facts)
     return ModelNotFound(f"no source has {request.identity}", hint=hints, attempts=facts)
+
+
+def against_rivals(attempt: Callable[[], T], emit: Emit) -> T:
+    """Try something, and again where a process that no lock kept away took what it was working on.
+
+    Where locks lie, that process publishes what both have staged: then it is here the next time, as a rule.
+
+    Args:
+        attempt: what to do.
+        emit: told of every race that was lost.
+
+    Raises:
+        LockTimeout: all were lost.
+        IntegrityError: as before, where files were replaced.
+    """
+    for race in range(1, _RACES):
+        try:
+            return attempt()
+        except (LockTimeout, IntegrityError) as error:
+            emit(Event("resolve.retry", "retry", str(error)))
+            time.sleep(race * _RACE_PAUSE)
+    return attempt()

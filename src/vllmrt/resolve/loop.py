@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,6 @@ from vllmrt import discovery
 from vllmrt.errors import (
     ChangedError,
     IntegrityError,
-    LockTimeout,
     PluginError,
     SourceError,
     TransientSourceError,
@@ -20,7 +20,7 @@ from vllmrt.errors import (
 )
 from vllmrt.events import Event, human_size
 from vllmrt.resolve import manifest
-from vllmrt.resolve.attempts import Attempt, failure
+from vllmrt.resolve.attempts import Attempt, against_rivals, failure
 from vllmrt.resolve.proof import Prover
 from vllmrt.types import Candidate, ModelTree, Skip
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a source is asked again, and the most that its Retry-After may make of them."""
-_RACES, _RACE_PAUSE = 10, 0.1
-"""How often a source is tried again after a process that no lock kept away took what was staged, and how many seconds
-later, times the number of the try."""
 
 
 class Resolved(NamedTuple):
@@ -99,8 +96,8 @@ class Resolver:
             for name in sources:
                 for source, candidate in self._candidates(name, request):
                     remote = candidate.path is None and candidate.files
-                    attempt = self._fetch if remote else self._in_place
-                    resolved = attempt(source, candidate, request, prover)
+                    way = self._fetch if remote else self._in_place
+                    resolved = against_rivals(partial(way, source, candidate, request, prover), self._emit)
                     if resolved:
                         return resolved
         raise self._damaged or failure(request, self._attempts)
@@ -179,13 +176,15 @@ class Resolver:
         try:
             now = prover.manifest(name, candidate, request, str(path), manifest.states(path))
         except OSError as error:
-            self._record(Attempt(name, "rejected", f"{error.filename}: {error.strerror}"))
+            self._reject(name, path, [f"{error.filename}: {error.strerror}"], published)
             return None
         known_at = manifest.in_cache(self._settings.cache, request.identity, path)
         # Not by the manifest in the directory itself: whoever made the directory may have made that too.
         unchanged = manifest.unchanged(manifest.read(known_at), now)
         tree = ModelTree(path, request=request, candidate=candidate, unchanged=unchanged)
-        if self._rejects(name, tree, prover):
+        faults = prover.faults(name, tree)
+        if faults:
+            self._reject(name, path, faults, published)
             return None
         if not unchanged:
             self._remember(known_at, now)
@@ -194,24 +193,11 @@ class Resolver:
     def _fetch(
         self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover, *, again: bool = False
     ) -> Resolved | None:
-        if self._settings.dry_run:
-            return self._would_fetch(source.entry.name, candidate, request, prover)
-        for race in range(1, _RACES):
-            try:
-                return self._fetch_once(source, candidate, request, prover, again=again)
-            except (LockTimeout, IntegrityError) as error:
-                # Where locks lie, another process publishes what both have staged: then it is here, as a rule.
-                self._emit(Event("resolve.retry", "retry", str(error)))
-                time.sleep(race * _RACE_PAUSE)
-        return self._fetch_once(source, candidate, request, prover, again=again)
-
-    def _fetch_once(
-        self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover, *, again: bool
-    ) -> Resolved | None:
         from vllmrt.resolve.fetch import Fetcher, Staged
-        from vllmrt.resolve.publish import publish
 
         name, store = source.entry.name, self._store()
+        if self._settings.dry_run:
+            return self._would_fetch(name, candidate, request, prover)
         try:
             fetcher = Fetcher(store, self._settings, self._emit, self._note)
             staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
@@ -224,12 +210,25 @@ class Resolver:
         if not isinstance(staged, Staged):
             here = Candidate(candidate.location, path=staged.path, revision=candidate.revision)
             return self._in_place(source, here, request, prover)
-        tree = ModelTree(staged.files, request=request, candidate=candidate)
-        if self._rejects(name, tree, prover, staged):
-            return None
+        return self._publish(name, candidate, request, prover, staged)
+
+    def _publish(
+        self, name: str, candidate: Candidate, request: ModelRequest, prover: Prover, staged: Staged
+    ) -> Resolved | None:
+        from vllmrt.resolve.publish import publish
+
+        def accept(claimed: Path) -> bool:
+            faults = prover.faults(name, ModelTree(claimed, request=request, candidate=candidate))
+            if faults:
+                claimed.lstat()  # not there: another process took it away, and the faults say nothing of the model
+                self._reject(name, staged.files, faults)
+            return not faults
+
         proven = prover.manifest(name, candidate, request, candidate.location, staged.states)
-        target = store.target(request, self._settings.model)
-        final = publish(staged.files, target, proven, inodes=staged.inodes)
+        target = self._store().target(request, self._settings.model)
+        final = publish(staged.files, target, proven, inodes=staged.inodes, accept=accept)
+        if final is None:
+            return None
         self._emit(Event("publish", name, f"published at {target}", "good", {"path": str(target)}))
         self._remember(manifest.in_cache(self._settings.cache, request.identity, target), final)
         return self._chosen(name, ModelTree(target, request=request, candidate=candidate), final)
@@ -252,15 +251,12 @@ class Resolver:
         self._attempts.append(Attempt(name, "chosen", candidate.location))
         return Resolved(target, request, candidate, name, now, tuple(self._attempts))
 
-    def _rejects(self, source: str, tree: ModelTree, prover: Prover, staged: Staged | None = None) -> bool:
-        faults = prover.faults(source, tree)
-        if faults and staged and not staged.is_there():
+    def _reject(self, source: str, path: Path, faults: Sequence[str], published: Manifest | None = None) -> None:
+        if published and manifest.of(path) != published:
             from vllmrt.locking import taken_away
 
-            raise taken_away(tree.request.identity)
-        if faults:
-            self._record(Attempt(source, "rejected", "\n".join([str(tree.path), *faults])))
-        return bool(faults)
+            raise taken_away(str(path))
+        self._record(Attempt(source, "rejected", "\n".join([str(path), *faults])))
 
     def _chosen(self, source: str, tree: ModelTree, now: Manifest) -> Resolved:
         self._attempts.append(Attempt(source, "chosen", tree.candidate.location))

@@ -28,8 +28,18 @@ _TRIES = 20
 _PATIENCE = 5.0
 
 
-def publish(files: Path, target: Path, manifest: Manifest, *, inodes: Mapping[str, int] | None = None) -> Manifest:
+def publish(
+    files: Path,
+    target: Path,
+    manifest: Manifest,
+    *,
+    inodes: Mapping[str, int] | None = None,
+    accept: Callable[[Path], bool] = lambda _: True,
+) -> Manifest | None:
     """Put a staged model in the place of `target`; a kill at any instruction leaves the old one or the new one.
+
+    First the files get a name that is never given again. What `accept` sees below it was there all the time, or else
+    the name is gone: whatever other processes do, on a file system whose locks do not hold.
 
     Args:
         files: ``files/`` of a staging directory; the name is gone afterwards.
@@ -37,9 +47,11 @@ def publish(files: Path, target: Path, manifest: Manifest, *, inodes: Mapping[st
         manifest: what was proven: exactly the files that are staged, with their sizes. Times are filled in here.
         inodes: of a path the inode that was written and proven. With it, two processes that publish the same model
             at once, on a file system whose locks do not hold, cannot publish half of each other's work.
+        accept: asked about the directory before it is published; it raises FileNotFoundError where that is gone.
 
     Returns:
-        the manifest as it was written; that of another process which published the same bytes in the meantime.
+        the manifest as it was written; that of another process which published the same bytes in the meantime; None
+        where the model was not accepted, which is staged as before.
 
     Raises:
         IntegrityError: what is staged is not what the manifest says; nothing was published.
@@ -54,9 +66,12 @@ def publish(files: Path, target: Path, manifest: Manifest, *, inodes: Mapping[st
             _refuse_foreign(target, manifest.identity)
             disk.sync_tree(files)
             files.rename(claimed)
-            final = _seal(claimed, manifest, nonce, inodes)
+            proven = _compare(claimed, manifest, inodes)
+            if not accept(claimed):
+                return None
+            sealing = _seal(claimed, proven, nonce)
             claimed.rename(sealed)
-            _put(sealed, target, manifest.identity)
+            final = _put(sealed, target, sealing)
             for directory in (target.parent, staging):
                 disk.sync_path(directory)
         except FileNotFoundError:
@@ -68,15 +83,20 @@ def publish(files: Path, target: Path, manifest: Manifest, *, inodes: Mapping[st
     return final
 
 
-def _seal(claimed: Path, manifest: Manifest, nonce: str, inodes: Mapping[str, int] | None) -> Manifest:
-    """Compare what is staged with what was proven, open it to other users, and write the manifest, last of all."""
+def _compare(claimed: Path, manifest: Manifest, inodes: Mapping[str, int] | None) -> Manifest:
+    """Compare what is staged with what was proven, and open it to other users; return the manifest with its times."""
     umask = disk.umask()
     found = dict(_walk(claimed, 0o644 & ~umask, 0o755 & ~umask))
     states = {path: _final(path, state, found.pop(path, None), inodes) for path, state in manifest.files.items()}
     if found:
         raise IntegrityError(f"{min(found)!a} is staged, but it is no file of the model", hint="run it again")
-    final = msgspec.structs.replace(manifest, files=states, publication=nonce)
-    manifests.write(claimed / manifests.NAME, final, mode=0o644 & ~umask)
+    return msgspec.structs.replace(manifest, files=states)
+
+
+def _seal(claimed: Path, manifest: Manifest, nonce: str) -> Manifest:
+    """Write the manifest, last of all."""
+    final = msgspec.structs.replace(manifest, publication=nonce)
+    manifests.write(claimed / manifests.NAME, final, mode=0o644 & ~disk.umask())
     for directory, _, _ in os.walk(claimed):
         disk.sync_path(directory)
     return final
@@ -117,30 +137,51 @@ def _walk(root: Path, file_mode: int, directory_mode: int) -> Iterator[tuple[str
                     yield f"{prefix}{entry.name}", os.lstat(entry.path)
 
 
-def _put(sealed: Path, target: Path, identity: str) -> None:
-    for attempt in range(_TRIES):
+def _put(sealed: Path, target: Path, final: Manifest) -> Manifest:
+    for _ in range(_TRIES - 1):
         try:
-            if os.path.lexists(target):
-                _refuse_foreign(target, identity)
-                _exchange(sealed, target)
-            else:
-                disk.move(sealed, target)
+            return _put_once(sealed, target, final)
         except OSError as error:
             # `target` came or went since it was looked at
-            moved = error.errno in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT}
-            if not moved or not os.path.lexists(sealed) or attempt == _TRIES - 1:
+            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT} or not os.path.lexists(sealed):
                 raise
             time.sleep(0.01)
-        else:
-            return
+    return _put_once(sealed, target, final)
 
 
-def _refuse_foreign(target: Path, identity: str) -> None:
-    if os.path.lexists(target):
-        known = manifests.of(target)
-        if known is None or known.identity != identity:
-            whose = known.identity if known else "somebody else: it has no manifest"
-            raise ConfigError(f"{target} is not replaced: it belongs to {whose}", hint="move it away, and run it again")
+def _put_once(sealed: Path, target: Path, final: Manifest) -> Manifest:
+    """Put the model there, unless another process just published the same; return the manifest that is there then."""
+    known = _refuse_foreign(target, final.identity)
+    if known is None:
+        disk.move(sealed, target)
+    elif _is_same(known, final) and manifests.unchanged(
+        known, msgspec.structs.replace(final, files=manifests.states(target))
+    ):
+        recovery.discard(sealed, sealed.parent)
+        return known
+    else:
+        _exchange(sealed, target)
+    return final
+
+
+def _refuse_foreign(target: Path, identity: str) -> Manifest | None:
+    """Return the manifest of what is to be replaced; None where there is nothing."""
+    if not os.path.lexists(target):
+        return None
+    known = manifests.of(target)
+    if known is None or known.identity != identity:
+        whose = known.identity if known else "somebody else: it has no manifest"
+        raise ConfigError(f"{target} is not replaced: it belongs to {whose}", hint="move it away, and run it again")
+    return known
+
+
+def _is_same(one: Manifest, other: Manifest) -> bool:
+    """Tell whether two manifests are of the same bytes."""
+    return one.identity == other.identity and _bytes_of(one) == _bytes_of(other)
+
+
+def _bytes_of(manifest: Manifest) -> dict[str, tuple[int, str]]:
+    return {path: (state.size, state.digest) for path, state in manifest.files.items()}
 
 
 def _exchange(sealed: Path, target: Path) -> None:
@@ -163,12 +204,10 @@ def _exchange_by_backup(sealed: Path, target: Path) -> None:
 
 def _of_another(target: Path, manifest: Manifest) -> Manifest:
     """Return what another process has published instead of us, which is as good if it is the same."""
-    wanted = {path: (state.size, state.digest) for path, state in manifest.files.items()}
 
     def same() -> Manifest | None:
         known = manifests.of(target)
-        published = known.files.items() if known and known.identity == manifest.identity else ()
-        return known if wanted == {path: (state.size, state.digest) for path, state in published} else None
+        return known if known and _is_same(known, manifest) else None
 
     known = wait_for_another(same)
     if known is None:

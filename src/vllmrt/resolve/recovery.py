@@ -89,8 +89,8 @@ def settle(staging: Path, models: Path) -> None:
             disk.remove(staging / name)
     if not (staging / FILES).is_dir():
         # they are published by now, or gone
+        (staging / JOURNAL).unlink(missing_ok=True)  # first: it must not speak of parts that are made anew
         discard(staging / PARTS, staging)
-        (staging / JOURNAL).unlink(missing_ok=True)
 
 
 def part(staging: Path, file: RemoteFile) -> Path:

@@ -79,6 +79,7 @@ class Target:
         """Note in the journal that these bytes are here, and hash whatever can be."""
         descriptor, running = self._opened()
         if start < stop:
+            self._require_name()
             blocks.write_back(descriptor, start, stop)
             self._journal.record(self.file, start, stop)
             running.arrived(start, stop)
@@ -99,10 +100,11 @@ class Target:
 
     def restart(self) -> None:
         """Throw away what is here; what another process may have published of it stays as it is."""
-        self.close()
         self._journal.forget(self.file)
-        self.path.unlink(missing_ok=True)
-        self._hash = None
+        with self._mutex:
+            self._close()
+            self.path.unlink(missing_ok=True)
+            self._hash = None
 
     def sync(self) -> None:
         """Put the bytes on the disk, if any were written."""
@@ -113,9 +115,12 @@ class Target:
     def close(self) -> None:
         """Close the file; it is opened again where that is needed."""
         with self._mutex:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _opened(self) -> tuple[int, FileHash]:
         with self._mutex:
@@ -128,6 +133,16 @@ class Target:
             if self._hash is None:
                 raise RuntimeError(self.file.path)
             return self._descriptor, self._hash
+
+    def _require_name(self) -> None:
+        """Stop where another process took the file: what it publishes is not to be written to, nor to be noted."""
+        with self._mutex:
+            try:
+                ours = self._descriptor is None or self.path.lstat().st_ino == self.inode
+            except FileNotFoundError:
+                ours = False
+        if not ours:
+            raise taken_away(self.file.path)
 
     def _has_its_size(self) -> bool:
         try:
