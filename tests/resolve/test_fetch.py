@@ -103,6 +103,24 @@ def test_a_changed_file_is_all_that_moves(rig: Rig) -> None:
     assert rig.whole()
 
 
+def test_a_model_that_was_only_touched_is_read_and_not_fetched(rig: Rig) -> None:
+    """As a copy that keeps no times leaves it; where other bytes lie, they are fetched."""
+    rig.resolve()
+    before = asked(rig.origin)
+    for path in rig.published.rglob("*"):
+        os.utime(path, ns=(0, 10**18))
+    done = rig.resolve()
+    assert done.returncode == 0, done.stderr
+    assert asked(rig.origin) == before
+    files = json.loads((rig.published / ".vllmrt.json").read_text())["files"]
+    assert {state[1] for state in files.values()} == {10**18}, "so that they are not read again"
+    shard = rig.published / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"!")
+    assert rig.resolve().returncode == 0
+    assert {path for path, _, _ in asked(rig.origin)[len(before) :]} == {shard.name}
+    assert rig.whole()
+
+
 def test_what_vllm_does_not_load_stays_where_it_is(rig: Rig) -> None:
     (rig.model / "original").mkdir()
     for name in ("original/consolidated.00.pth", "pytorch_model.bin", "model.onnx", "flax_model.msgpack"):

@@ -12,12 +12,13 @@ import msgspec
 from vllmrt.errors import LockTimeout, SourceError
 from vllmrt.locking import taken_away
 from vllmrt.paths import check_listing, is_ours, safe_join
-from vllmrt.resolve import disk, recovery
+from vllmrt.resolve import disk, manifest, recovery
 from vllmrt.resolve.manifest import FileState
 from vllmrt.resolve.publish import wait_for_another
 from vllmrt.resolve.reporting import Reporter, announce, verified
 from vllmrt.resolve.reuse import plan_reuse, reuse
 from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
+from vllmrt.resolve.store import Published
 from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine
 from vllmrt.transfer.journal import Journal
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllmrt.events import Emit
-    from vllmrt.resolve.store import Published, Store
+    from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
     from vllmrt.types import Candidate, ModelRequest, ReadableRange, RemoteFile
 
@@ -43,22 +44,11 @@ class Staged(NamedTuple):
         files: the directory.
         states: every file with its size, digest and version.
         inodes: of each path the file that was proven.
-        renamed_ns: when anything was last renamed in the staging directory, nanoseconds since the epoch.
     """
 
     files: Path
     states: dict[str, FileState]
     inodes: dict[str, int]
-    renamed_ns: int
-
-    def is_there(self) -> bool:
-        """Tell whether every file was there all the time; not where another process took them, or took them back."""
-        try:
-            return self.files.parent.stat().st_mtime_ns == self.renamed_ns and all(
-                os.lstat(self.files / path).st_ino == inode for path, inode in self.inodes.items()
-            )
-        except FileNotFoundError:
-            return False
 
 
 class Fetcher:
@@ -107,21 +97,20 @@ class Fetcher:
         selection = self._select(source, opener, candidate, published, staging)
         plan = reuse(published, selection.wanted, staging, source=source, location=candidate.location)
         if plan.identical and published:
-            return published
+            return _renewed(published, plan.reused)
         self._store.admit(staging, plan.wanted, headroom=HEADROOM)
         announce(self._emit, source, candidate, selection, plan.wanted)
         try:
             with disk.writing(self._store.root):
                 inodes = {path: os.lstat(staging / recovery.FILES / path).st_ino for path in plan.reused}
                 fetched = self._transfer(source, opener, plan.wanted, staging)
-                renamed_ns = staging.stat().st_mtime_ns
         except LockTimeout:
             return self._of_another(source, candidate, selection, request)
         states = plan.reused | {path: state for path, (state, _) in fetched.items()}
         if plan.wanted:
             verified(self._emit, source, plan.wanted, states)
         inodes |= {path: inode for path, (_, inode) in fetched.items()}
-        return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes, renamed_ns)
+        return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes)
 
     def _of_another(self, source: str, candidate: Candidate, selection: Selection, request: ModelRequest) -> Published:
         """Return what another process, which locks did not keep away, has published of what we were fetching."""
@@ -192,6 +181,19 @@ def _usable(files: Sequence[RemoteFile], root: Path) -> tuple[RemoteFile, ...]:
 def _state(target: Target) -> FileState:
     digest = target.digest()
     return FileState(target.file.size, 0, f"{digest.algorithm}:{digest.value}", target.file.version)
+
+
+def _renewed(published: Published, states: dict[str, FileState]) -> Published:
+    """Note the times that the files of a model have now, so that the next start need not read them."""
+    files = {
+        path: msgspec.structs.replace(state, mtime_ns=states[path].mtime_ns)
+        for path, state in published.manifest.files.items()
+    }
+    known = msgspec.structs.replace(published.manifest, files=files)
+    if known != published.manifest:
+        with suppress(OSError):  # a store that cannot be written
+            manifest.write(published.path / manifest.NAME, known, mode=0o644 & ~disk.umask())
+    return Published(published.path, known)
 
 
 def _place(part: Path, path: Path) -> None:

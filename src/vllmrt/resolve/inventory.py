@@ -133,9 +133,9 @@ def verify(model: Model, told: Callable[[int], None] = lambda _: None) -> Verifi
     files = model.manifest.files
 
     def check(path: str) -> Fault | None:
-        fault = _fault(model.path, path, files[path])
+        found = fault(model.path, path, files[path])
         told(files[path].size)
-        return fault
+        return found
 
     pool = ThreadPoolExecutor(_HASHERS)
     try:
@@ -196,7 +196,8 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _fault(directory: Path, path: str, state: FileState) -> Fault | None:
+def fault(directory: Path, path: str, state: FileState) -> Fault | None:
+    """Read a published file again; return what is wrong with it, None where it holds the bytes that were proven."""
     from vllmrt.errors import SourceError
     from vllmrt.paths import safe_join
 

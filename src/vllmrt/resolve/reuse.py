@@ -90,19 +90,14 @@ def reuse(
 
 
 def plan_reuse(published: Published | None, listing: Sequence[RemoteFile], *, source: str, location: str) -> Reuse:
-    """Divide a listing as `reuse` does, and write nothing: a file that was altered since is not reused."""
-    known = published.manifest if published else None
-    plan = divide(known, listing, source=source, location=location)
-    altered = {
-        path for path, state in plan.reused.items() if published and not _is_as_proven(published.path / path, state)
-    }
-    if not altered:
+    """Divide a listing as `reuse` does, and write nothing: a file that holds other bytes by now is not reused."""
+    plan = divide(published.manifest if published else None, listing, source=source, location=location)
+    if published is None:
         return plan
-    return Reuse(
-        {path: state for path, state in plan.reused.items() if path not in altered},
-        tuple(file for file in listing if file.path in altered or file.path not in plan.reused),
-        identical=False,
-    )
+    now = {path: _as_it_is(published.path, path, state) for path, state in plan.reused.items()}
+    reused = {path: state for path, state in now.items() if state}
+    wanted = tuple(file for file in listing if file.path not in reused)
+    return Reuse(reused, wanted, identical=plan.identical and not wanted)
 
 
 def _is_same(state: FileState, file: RemoteFile, *, same_store: bool) -> bool:
@@ -114,12 +109,25 @@ def _is_same(state: FileState, file: RemoteFile, *, same_store: bool) -> bool:
     return same_store and bool(file.version) and state.version == file.version
 
 
-def _is_as_proven(path: Path, state: FileState) -> bool:
+def _as_it_is(directory: Path, path: str, state: FileState) -> FileState | None:
+    """Return a file with the time that it has now, None where it is not what was proven.
+
+    A file with another time is read: it was copied or touched, or, where locks lie, another process was still writing
+    the same bytes when it was published. Reading costs less than fetching.
+    """
     try:
-        status = path.lstat()
+        status = (directory / path).lstat()
     except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and (status.st_size, status.st_mtime_ns) == (state.size, state.mtime_ns)
+        return None
+    if not stat.S_ISREG(status.st_mode) or status.st_size != state.size:
+        return None
+    if status.st_mtime_ns == state.mtime_ns:
+        return state
+    from vllmrt.resolve.inventory import fault
+
+    if not state.digest or fault(directory, path, state):
+        return None
+    return msgspec.structs.replace(state, mtime_ns=status.st_mtime_ns)
 
 
 def _clear(staging: Path, plan: Reuse) -> None:
