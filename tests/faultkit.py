@@ -186,12 +186,13 @@ class World:
         self._plans.append(plan)
         return lambda: times - left[0]
 
-    def when(self, name: str, act: Callable[[], object]) -> None:
-        """Do something when the first range of a file is asked for, before it is answered."""
+    def when(self, name: str, act: Callable[[], object], *, start: int | None = None) -> None:
+        """Do something when a file is asked for, at first or from byte `start` on, before it is answered."""
         left = [1]
 
         def plan(seen: Seen) -> Fault | None:
-            if left[0] and seen.method == "GET" and seen.path.endswith(name):
+            its = start is None or (seen.range and seen.range[0] == start)
+            if left[0] and its and seen.method == "GET" and seen.path.endswith(name):
                 left[0] = 0
                 act()
             return None

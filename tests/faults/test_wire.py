@@ -8,7 +8,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from faultkit import BUFFERED, FIRST, MIB, RANGE, SECOND
+from faultkit import BUFFERED, FIRST, MIB, RANGE, SECOND, overlap
 
 if TYPE_CHECKING:
     from faultkit import Version, World
@@ -65,10 +65,23 @@ def test_what_passes(world: World, old: Version, case: Passing) -> None:
     assert time.monotonic() - begin >= case.at_least
 
 
+# without those that only a digest shows: an object in parts has none
+IN_A_BUCKET = [name for name in PASSING if "flipped" not in name]
+
+
+@pytest.mark.parametrize("case", [PASSING[name] for name in IN_A_BUCKET], ids=IN_A_BUCKET)
+def test_what_passes_in_a_bucket(world: World, old: Version, case: Passing) -> None:
+    world.use_s3()
+    test_what_passes(world, old, case)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "1"}], ids=["at once", "later"])
 @pytest.mark.parametrize("status", [408, 416, 429, 500, 503])
 @pytest.mark.parametrize("where", ["/revision/", "/tree/", "/resolve/"])
-def test_what_passes_at_the_hub_itself(world: World, old: Version, where: str, status: int) -> None:
-    fault = world.hub.fault(where, status=status, headers={"Retry-After": "1"})
+def test_what_passes_at_the_hub_itself(
+    world: World, old: Version, where: str, status: int, headers: dict[str, str]
+) -> None:
+    fault = world.hub.fault(where, status=status, headers=headers)
     done = world.resolve()
     assert fault.times == 0
     if status == 416 and where != "/resolve/":
@@ -96,6 +109,8 @@ LASTING = {
     "stall": Lasting({"cut": "stall"}, GAVE_UP, keeps=True, stall="0.6"),
     "503": Lasting({"status": 503}, "503 Service Unavailable", keeps=True),
     "408": Lasting({"status": 408}, "408 Request Timeout", keeps=True),
+    "429": Lasting({"status": 429}, "429 Too Many Requests", keeps=True),
+    "500": Lasting({"status": 500}, "500 Internal Server Error", keeps=True),
     "416": Lasting({"status": 416}, "416"),
     "403": Lasting({"status": 403}, "403"),
     "ignores Range": Lasting({"whole": True}, "ignores Range"),
@@ -147,6 +162,17 @@ def test_the_object_changes_between_two_ranges(world: World, old: Version, new: 
     world.completes(old, fetching=len(old.files[SECOND]), proven=[FIRST])
 
 
+def test_a_bucket_changes_between_two_ranges(world: World, new: Version) -> None:
+    """Its names have no commit: the version that was listed is asked for, and what has another one is listed again."""
+    world.use_s3()
+    world.when(SECOND, lambda: world.offer(new), start=RANGE)
+    done = world.resolve(VLLMRT_CONNECTIONS="1")
+    assert done.code == 0, done.err
+    assert "is listed again" in done.err
+    assert world.which() is new
+    assert world.asked()[SECOND] == 2 * [(0, RANGE), (RANGE, len(new.files[SECOND]))]
+
+
 @pytest.mark.parametrize("by", [-1, 1])
 def test_the_listing_lies_about_a_length(world: World, old: Version, by: int) -> None:
     repository = world.hub.repositories["org/name"]
@@ -158,9 +184,11 @@ def test_the_listing_lies_about_a_length(world: World, old: Version, by: int) ->
     assert done.code in {10, 14}, done.err
     assert world.which() is None
     repository.listing = None
+    noted, asked = world.noted(old).get(FIRST, ()), len(world.bodies.seen)
     done = world.resolve()
     assert done.code == 0, done.err
     assert world.which() is old
+    assert not overlap(noted, world.asked(since=asked).get(FIRST, ()))
 
 
 def test_a_signed_url_that_expires_in_the_middle(world: World, old: Version) -> None:
