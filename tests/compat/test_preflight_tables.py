@@ -324,6 +324,9 @@ def json_mode(case: Case) -> None:
         both = case.run(*command, VLLM_PREFLIGHT_JSON="1")
         assert (both.code, both.json["ok"]) == (1, False)
     assert case.run(VLLM_PREFLIGHT_JSON="0").out == ""
+    settings = case.machine.path / "settings.toml"
+    settings.write_text("preflight_json = true\n")
+    assert case.run(VLLMRT_SETTINGS_FILE=str(settings)).json["ok"] is True
 
 
 def proxy_child(case: Case) -> None:

@@ -25,6 +25,7 @@ def check_and_start(run: Run) -> int:
         VllmrtError: as `vllmrt.preflight.run.Preflight.cleared`.
     """
     settings = run.layers.settings
+    run = run._replace(json=run.json or settings.preflight_json)
     if run.extra and run.json:
         raise ConfigError("VLLM_PREFLIGHT_JSON and --json go without a command", hint="leave out one of them")
     if run.extra:
