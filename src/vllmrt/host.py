@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from vllmrt import discovery
-from vllmrt.boundary import disable_hint, skipped, typed
+from vllmrt.boundary import CheckedRange, disable_hint, drained, failure, skipped, typed, watched
 from vllmrt.errors import ClassifierError, ConfigError, PluginError, SourceError
 from vllmrt.types import Candidate, Finding, GpuStatus, Skip, Verdict
 
@@ -129,7 +129,7 @@ class PluginHost:
         Raises:
             SourceError: as the source raised it; PluginError for anything else that it does.
         """
-        answer = self._guarded(source.entry, "probe", lambda: _drain(source.object.probe(request)))
+        answer = self._guarded(source.entry, "probe", lambda: drained(source.object.probe(request)))
         return skipped(source.entry, "probe", answer) or typed(source.entry, "probe", answer, Candidate)
 
     def read_gpus(self, entry: EntryPoint, devices: tuple[str, ...]) -> tuple[GpuStatus, ...] | Skip:
@@ -140,7 +140,7 @@ class PluginHost:
                 checked here, but by whoever reads what the child wrote.
         """
         probe = self._registered(entry)
-        answer = self._guarded(entry, "read", lambda: _drain(probe.read(devices)))
+        answer = self._guarded(entry, "read", lambda: drained(probe.read(devices)))
         return skipped(entry, "read", answer) or typed(entry, "read", answer, GpuStatus)
 
     def opener(self, source: Source, candidate: Candidate) -> Callable[[RemoteFile, int, int], ReadableRange]:
@@ -153,7 +153,13 @@ class PluginHost:
         if not callable(opener):
             entry = source.entry
             raise PluginError(f"{entry.owner}: {entry.name} offers files, but has no open()", hint=disable_hint(entry))
-        return lambda file, start, stop: opener(candidate, file, start, stop)
+
+        def open_range(file: RemoteFile, start: int, stop: int) -> ReadableRange:
+            return CheckedRange(
+                source.entry, watched(source.entry, "open", lambda: opener(candidate, file, start, stop))
+            )
+
+        return open_range
 
     def check(self, guard: Guard, tree: ModelTree) -> tuple[Finding, ...]:
         """Ask a validator about a model directory.
@@ -163,7 +169,7 @@ class PluginHost:
         """
         what = f"validator {guard.name}"
         # No time limit: a validator may read every byte of the model, and what guards is not hurried.
-        answer = self._guarded(guard.entry, what, lambda: _drain(guard.object.check(tree)), limited=False)
+        answer = self._guarded(guard.entry, what, lambda: drained(guard.object.check(tree)), limited=False)
         return typed(guard.entry, "check", answer, Finding)
 
     def verdicts(self, processes: Sequence[ProcessInfo]) -> list[Verdict | None]:
@@ -220,7 +226,9 @@ class PluginHost:
         return [
             (getattr(item, "name", None), item, type(item).__name__)
             for implementation in self._hooks(entry, hook)
-            for item in cast("Any", implementation.function)(*[self._settings for _ in implementation.argnames])
+            for item in drained(
+                cast("Any", implementation.function)(*[self._settings for _ in implementation.argnames])
+            )
         ]
 
     def _hooks(self, entry: EntryPoint, hook: str) -> list[HookImpl]:
@@ -276,16 +284,8 @@ class PluginHost:
         if isinstance(answer, SourceError):
             raise answer
         if isinstance(answer, BaseException):
-            fault = f"{type(answer).__name__}: {_said(answer)}"
-            raise PluginError(f"{entry.owner}: {what} failed: {fault}", hint=disable_hint(entry)) from answer
+            raise failure(entry, what, answer) from answer
         return answer
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a plugin's exception may do anything
-        return "(an error that cannot be shown)"
 
 
 def _wait(thread: threading.Thread, seconds: float | None) -> None:
@@ -293,8 +293,3 @@ def _wait(thread: threading.Thread, seconds: float | None) -> None:
     deadline = None if seconds is None else monotonic() + seconds
     while thread.is_alive() and (deadline is None or monotonic() < deadline):
         thread.join(_SLICE if deadline is None else min(_SLICE, max(0.0, deadline - monotonic())))
-
-
-def _drain(answer: Any) -> Any:
-    """Take everything from an iterable while the guard still watches."""
-    return answer if isinstance(answer, Skip) else tuple(answer)

@@ -62,6 +62,7 @@ def up(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence[s
     from vllmrt.serve.engine import find_engine
     from vllmrt.serve.nodes import stands_alone
 
+    environ = dict(environ)  # a plugin can change that of this process, and not the server's
     prepared = _prepare(layers, emit)
     find_engine(layers.settings, environ)
     clearing = _inspect(layers.settings, prepared[1], emit, alone=stands_alone(layers.settings, environ, extra))
@@ -110,6 +111,7 @@ def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence
     from vllmrt.resolve.planning import Planner
     from vllmrt.serve.argv import format_command
 
+    environ = dict(environ)  # as in `up`
     request, host = _prepare(layers, emit)
     port = Preflight(layers.settings, host, emit).outlook() if layers.settings.preflight else {}
     planner = Planner(host, layers.settings)

@@ -54,5 +54,5 @@ def _two_hundred_distributions(scratch: Path) -> Path:
         metadata = directory / f"crowd_{number}-1.0.dist-info"
         metadata.mkdir(parents=True)
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: crowd-{number}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text("[console_scripts]\ncrowd = crowd:main\n")
+        (metadata / "entry_points.txt").write_text(f"[vllmrt.sources]\ncrowd-{number} = crowd_{number}\n")
     return directory

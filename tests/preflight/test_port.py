@@ -411,6 +411,25 @@ def test_a_classifier_that_breaks_stops_nothing(machine: Machine, port: int, bod
     assert "acme 1.0" in str(answer["error"])
 
 
+def test_a_classifier_that_hangs_stops_nothing(machine: Machine, port: int) -> None:
+    machine.serve(port=port)
+    hanging = plugin(machine, "import time; time.sleep(60)")
+    answer = refused(machine, port, 4, VLLMRT_PLUGIN_TIMEOUT="0.5", **hanging)
+    assert "acme 1.0: vllmrt_classify_process gave no answer in 0.5 s" in str(answer["error"])
+
+
+@pytest.mark.parametrize("prelude", ["raise ValueError('boom')", "import time; time.sleep(60)"])
+def test_a_classifier_that_cannot_be_loaded_stops_the_run(machine: Machine, port: int, prelude: str) -> None:
+    machine.serve(port=port)
+    broken = plugin(machine, "return None")
+    (machine.path / "site" / "acme.py").write_text(prelude)
+    before = machine.left()
+    done = machine.preflight("--json", "--port", str(port), environ={"VLLMRT_PLUGIN_TIMEOUT": "0.5", **broken})
+    assert (done.code, machine.left()) == (1, before)
+    assert done.json["error"].startswith("acme 1.0: loading ")
+    assert "VLLMRT_DISABLE_PLUGINS=acme" in done.json["hint"]
+
+
 def test_a_plugin_may_know_more_and_no_opinion_changes_nothing(machine: Machine, port: int) -> None:
     machine.start([sys.executable, machine.standin], LISTEN=f"127.0.0.1:{port}")
     know = plugin(machine, "return Verdict.VLLM if 'standin' in ' '.join(process.argv) else None")
