@@ -12,7 +12,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
 .PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page public-api examples \
-  requirements clean
+  requirements dist clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
@@ -90,6 +90,11 @@ COMPILE := .venv/bin/uv pip compile --quiet --universal --no-header --no-emit-in
 requirements: dev  ## compile the versions in requirements/ anew
 	@$(COMPILE) --upgrade --group dev --output-file requirements/dev.txt pyproject.toml $(PACKAGES)
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/runtime.txt pyproject.toml $(PACKAGES)
+
+dist: dev  ## wheels and source archives of all packages, in dist/, with the build tools of requirements/
+	@rm -rf dist
+	@.venv/bin/uv build --quiet --all-packages --no-build-isolation --python .venv/bin/python --out-dir dist
+	@rm -f dist/.gitignore && ls dist
 
 clean:  ## remove the environments and everything that was built
 	rm -rf .venv .venv-vllm .venv-bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
