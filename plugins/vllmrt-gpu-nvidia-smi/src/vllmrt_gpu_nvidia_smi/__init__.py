@@ -15,7 +15,7 @@ from vllmrt.gpu.throttle import words
 from vllmrt.types import GpuProcess, GpuStatus, Skip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllmrt.settings import Settings
     from vllmrt.types import GpuProbe
@@ -132,15 +132,14 @@ def _row(line: str, fields: Sequence[str]) -> _Row:
     if index is None or not uuid:
         raise _Refusal(f"it said {line[:80]!a}, which names no GPU")
     reasons = told.get(_REASONS) or told.get(_OLDER[_REASONS])
-    total, free = (_number(told[f"memory.{which}"]) for which in ("total", "free"))
-    known = total is not None and free is not None
+    total, free = _memory(told)
     return _Row(
         GpuStatus(
             index,
             uuid=uuid,
             name=told["name"] or "unnamed",
-            memory_total=(total or 0) * _MIB if known else 0,
-            memory_free=(free or 0) * _MIB if known else 0,
+            memory_total=total,
+            memory_free=free,
             temperature_c=_number(told.get("temperature.gpu")),
             utilization_pct=_number(told.get("utilization.gpu")),
             pstate=told.get("pstate"),
@@ -149,6 +148,12 @@ def _row(line: str, fields: Sequence[str]) -> _Row:
         ),
         divided=told.get("mig.mode.current") == "Enabled",
     )
+
+
+def _memory(told: Mapping[str, str | None]) -> tuple[int, int]:
+    """Return the bytes that there are and that are free; 0 of both where one of them is not told."""
+    total, free = (_number(told[f"memory.{which}"]) for which in ("total", "free"))
+    return (0, 0) if total is None or free is None else (total * _MIB, free * _MIB)
 
 
 def _holders() -> Iterator[tuple[str, GpuProcess]]:
