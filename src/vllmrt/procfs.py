@@ -75,7 +75,7 @@ class ProcFs:
         try:
             # the name may hold anything, parentheses and blanks too
             head, _, tail = self._read(pid, "stat").rpartition(b")")
-            words = tail.split()
+            words = tail.split(maxsplit=22)
             numbers = [int(words[index]) for index in (1, 2, 19, 21)]
             return Stat(pid, os.fsdecode(head.partition(b"(")[2]), words[0].decode(), *numbers)
         except (OSError, IndexError, ValueError):

@@ -23,5 +23,6 @@ def test_memory_that_somebody_else_holds(machine: Machine, port: int, condition:
     environ = {"VLLM_SKIP_GPU_CHECK": "0", "VLLMRT_GPU_PROBES": "nvidia-smi", "VLLM_GPU_FAIL_ON": condition}
     done = machine.preflight("--json", "--port", str(port), "--dry-run", environ=environ | {"PATH": path})
     assert done.code == int(condition == "memory" and not stale), done.err
+    assert done.json["dry_run"] is True
     assert done.json["port_action"] == ("would_stop" if stale else "noop")
     assert done.err.count("less than 4 (VLLM_MIN_FREE_GPU_GB)") == 1

@@ -97,6 +97,7 @@ def refused(machine: Machine, port: int, code: int, **environ: str) -> dict[str,
         assert done.code == code, done.err
         assert done.json.keys() >= CONTRACT | ERROR
         assert (done.json["ok"], done.json["code"], done.json["port_action"]) == (False, code, "blocked")
+        assert done.json["dry_run"] is bool(args)
         assert len(done.json["pids"]) == len(done.json["cmdlines"])
     assert machine.left() == before
     answer: dict[str, object] = done.json

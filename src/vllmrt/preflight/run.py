@@ -110,7 +110,7 @@ class Preflight:
                 return told
             roots = reclaim(state, self._settings, self._host).roots if stop else ()
         except PreflightError as error:
-            error.facts |= _NO_GPUS
+            error.facts |= _NO_GPUS | {"dry_run": self._settings.dry_run}
             raise
         return self._held(state, roots, stopped=stop)
 
@@ -147,6 +147,7 @@ class Preflight:
         """Look at the GPUs after the port: what was stopped there held them too."""
         if answer["reclaimed_roots"] or answer["reaped_orphans"]:
             self._said.discard(_STATUS)
+        answer = answer | {"dry_run": self._settings.dry_run}
         try:
             found = gpu.check(self._settings, self._host, alone=self._alone)
             tell(found, self._say, later=later)
@@ -154,7 +155,7 @@ class Preflight:
         except PreflightError as error:
             error.facts = answer | error.facts
             raise
-        return answer | found.as_json() | {"dry_run": self._settings.dry_run}
+        return answer | found.as_json()
 
     def _say(self, event: Event) -> None:
         key = event.name if event.name == _STATUS else event.text
