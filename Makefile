@@ -11,8 +11,8 @@ EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page public-api examples \
-  requirements dist clean
+.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page cli-page \
+  public-api examples requirements dist clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
@@ -80,6 +80,9 @@ settings-page: env  ## write docs/reference/settings.md anew
 
 public-api: dev  ## write tests/public_api.txt anew: what is promised to plugins
 	@.venv/bin/python scripts/public_api.py > tests/public_api.txt
+
+cli-page: env  ## write docs/reference/cli.md anew
+	@.venv/bin/python scripts/cli_page.py > docs/reference/cli.md
 
 examples: dev  ## write what vllmrt render prints into examples/ anew
 	@scripts/render-examples
