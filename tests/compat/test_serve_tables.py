@@ -275,7 +275,10 @@ def test_the_env_file_must_define_the_resolved_model(ready: User) -> None:
 def test_what_the_env_file_sets_wins_over_the_environment(ready: User) -> None:
     with ready.env_file.open("a") as file:
         file.write("export VLLM_MAX_MODEL_LEN=64\nexport VLLM_SERVED_MODEL_NAME='from the file'\n")
-    argv = ready.launched(VLLM_SERVED_MODEL_NAME=None)["argv"]
+        file.write("export CUDA_VISIBLE_DEVICES=3\n")
+    told = ready.launched(VLLM_SERVED_MODEL_NAME=None, CUDA_VISIBLE_DEVICES="0,1")
+    argv = told["argv"]
+    assert told["environ"]["CUDA_VISIBLE_DEVICES"] == "3"
     assert argv[argv.index("--max-model-len") + 1] == "64"
     assert argv[argv.index("--served-model-name") + 1] == "from the file"
 

@@ -356,6 +356,9 @@ LOADERS = [
     "SHELL",
     "HOME",
     "GCONV_PATH",
+    "CC",
+    "CXX",
+    "VLLM_NCCL_SO_PATH",
 ]
 
 
@@ -364,7 +367,7 @@ def test_what_decides_which_code_runs_is_refused(name: str, put: Callable[..., P
     assert name in str(refusal(put(f"A='b'\nexport {name}='/x'")))
 
 
-NAMES = ["HF_HOME", "VLLM_MODEL", "VLLM_MODEL_PATH", "_VLLM_RESOLVED_MODEL", "LDX", "MYPATH", "HOMEPAGE", "ENVIRONMENT"]
+NAMES = ["HF_HOME", "VLLM_MODEL", "VLLM_MODEL_PATH", "_VLLM_RESOLVED_MODEL", "LDX", "MYPATH", "HOMEPAGE", "CCACHE"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -40,7 +40,7 @@ _LONGEST_SLUG = 200
 AGAIN = "run vllmrt resolve, or vllm-resolve-model, again; it writes a new one"
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED = {"\\": "\\", '"': '"', "n": "\n", "t": "\t"}
-_LOADER = re.compile(r"^(LD_|DYLD_|PYTHON|BASH_|GCONV_PATH$|PATH$|ENV$|IFS$|SHELL$|HOME$)")
+_LOADER = re.compile(r"^(LD_|DYLD_|PYTHON|BASH_|(GCONV_PATH|PATH|ENV|IFS|SHELL|HOME|CC|CXX|VLLM_NCCL_SO_PATH)$)")
 
 
 def path_for(settings: Settings, request: ModelRequest) -> Path:

@@ -34,10 +34,9 @@ READS = (
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     words = list(argv)
-    flags = {}
-    if words[:1] == ["--dry-run"]:
-        flags["dry_run"] = words.pop(0) and "1"
-    if words[:1] in HELP:
+    flags = {"dry_run": "1"} if words[:1] == ["--dry-run"] else {}
+    words = words[len(flags) :]
+    if not HELP.isdisjoint(words[:1]):
         sys.stdout.write(_USAGE)
         return 0
     extra = tuple(words[1:] if words[:1] == ["--"] else words)

@@ -28,7 +28,7 @@ _READS = ("model", "transfer", "stores", "plugins")
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
-    if list(argv[:1]) in HELP:
+    if not HELP.isdisjoint(argv[:1]):
         sys.stdout.write(_USAGE)
         return 0
     return run_script(_resolve, lambda: load(_READS, os.environ), lambda _: ExitCode.GENERAL, extra=tuple(argv))

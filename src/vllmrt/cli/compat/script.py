@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllmrt.cli.reporting import Codes
     from vllmrt.layers import Layers
 
-HELP = (["-h"], ["--help"])
+HELP = frozenset({"-h", "--help"})
 DEFAULTS: dict[str, Any] = {
     "host": "0.0.0.0",  # noqa: S104 - the contract's default; serving there without a key of one's own is warned about
     "model_sources": ("flox", "local", "hf-cache", "r2", "hf-hub"),

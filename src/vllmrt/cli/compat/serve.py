@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit status."""
     cut = list(argv).index("--") if "--" in argv else len(argv)
     ours, extra = list(argv[:cut]), list(argv[cut + 1 :])
-    if any([word] in HELP for word in ours):
+    if not HELP.isdisjoint(ours):
         sys.stdout.write(_USAGE)
         return 0
     passed_on = [word for word in ours if word not in {_PRINT, _DRY}] + extra
@@ -96,5 +96,5 @@ def _require_what_names_the_files(loaded: Layers) -> None:
 
 def _with_env_file(values: dict[str, str], before: Layers) -> Layers:
     """Build all settings; what the env file sets wins, as where a shell has sourced it, but not what is ours alone."""
-    told = {name: value for name, value in values.items() if name.startswith("VLLM_")}
+    told = {name: value for name, value in values.items() if not name.startswith("VLLMRT_")}
     return load(_READS, os.environ | told, dry_run=str(int(before.settings.dry_run)))
