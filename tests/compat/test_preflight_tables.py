@@ -551,7 +551,8 @@ ELSEWHERE: dict[str, tuple[list[str], dict[str, str]]] = {
 
 @pytest.mark.parametrize(("command", "environ"), ELSEWHERE.values(), ids=ELSEWHERE)
 def test_gpus_of_other_machines_are_not_missed(command: list[str], environ: dict[str, str], case: Case) -> None:
-    assert case.run(*command, **case.nvml() | {"VLLM_TENSOR_PARALLEL_SIZE": "16"} | environ).code == 0
+    done = case.run(*command, **case.nvml() | {"VLLM_TENSOR_PARALLEL_SIZE": "16"} | environ)
+    assert done.code == 0, done.err
 
 
 # -- Locking --------------------------------------------------------------------------------------
