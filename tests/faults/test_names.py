@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ MOST = 300
 """MiB of memory with all their names."""
 PATIENCE = 40
 """Seconds; it takes six where nobody else computes."""
+LOGS = {"home/cache", "home/cache/vllmrt"}
+"""Where a resolve that failed leaves its log."""
 HOSTILE = {
     "upwards": ["../x"],
     "upwards in the middle": ["a/../../x"],
@@ -46,9 +49,10 @@ def listing(world: World, *more: str) -> list[dict[str, object]]:
 
 
 def outside(world: World) -> set[str]:
-    """Return every name below the machine that is neither in staging nor a lock."""
+    """Return every name below the machine that is neither in staging, nor a lock, nor the log of the resolve."""
     paths = (path for path in world.root.rglob("*") if not {".staging", ".locks"} & set(path.parts))
-    return {str(path.relative_to(world.root)) for path in paths}
+    names = {str(path.relative_to(world.root)) for path in paths}
+    return {name for name in names if not fnmatch(name, "home/cache/vllmrt/vllm-model.org-name.*.env.log")} - LOGS
 
 
 def refuses(world: World, **env: str) -> None:
