@@ -79,7 +79,7 @@ def check(tmp_path: Path) -> Check:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == code, done.stdout + done.stderr
         told = json.loads(done.stdout)
-        assert told["ok"] is (code == 0)
+        assert (told["ok"], told.get("code", 0)) == (code == 0, code)
         others = [one for one in told["plugins"] if one["name"] != "acme"]
         assert len(others) > 9
         assert [one for one in others if any(one["checks"].values())] == []
@@ -190,5 +190,6 @@ def test_the_table_and_what_is_not_checked(tmp_path: Path) -> None:
     assert broken.returncode == 1
     assert broken.stdout.splitlines()[1].split()[4:] == ["failed", "-", "-"]
     assert "acme 1.5: loading failed: ModuleNotFoundError" in broken.stderr
+    assert "VLLMRT_DISABLE_PLUGINS=acme" in broken.stderr
     unknown = run("no-such")
     assert (unknown.returncode, "no plugin is called 'no-such'" in unknown.stderr) == (1, True)

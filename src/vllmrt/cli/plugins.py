@@ -10,6 +10,7 @@ import typer
 
 import vllmrt
 from vllmrt import discovery, scaffold
+from vllmrt.boundary import disable_hint
 from vllmrt.cli.options import Run, command
 from vllmrt.cli.output import show_table
 from vllmrt.errors import ConfigError, ExitCode
@@ -55,16 +56,19 @@ def check(
     import: it can be loaded, and offers what its entry point says. contract: it answers what the contract allows, and
     asks no network where it may not. speed: loading it takes no more than half a second. Exit code 1: one failed.
     """
-    facts = [_checked(run, entry, fact) for entry, fact in _named(run, name)]
-    faults = [fault for fact in facts for fault in fact["checks"].values() if fault]
+    named = _named(run, name)
+    facts = [_checked(run, entry, fact) for entry, fact in named]
+    failed = [(entry, fact) for (entry, _), fact in zip(named, facts, strict=True) if any(fact["checks"].values())]
     if run.json:
-        run.print_json({"ok": not faults, "plugins": facts})
+        run.print_json({**({"ok": False, "code": ExitCode.GENERAL} if failed else {"ok": True}), "plugins": facts})
     else:
         columns = ("kind", "name", "distribution", "version", *CHECKS)
         show_table(run.out, columns, [[*(fact[column] for column in columns[:4]), *_cells(fact)] for fact in facts])
-    for fault in faults:
-        run.emit(Event("plugins.fault", "fault", fault, "error"))
-    if faults:
+    for entry, fact in failed:
+        for fault in filter(None, fact["checks"].values()):
+            run.emit(Event("plugins.fault", "fault", fault, "error"))
+        run.emit(Event("hint", "hint", disable_hint(entry)))
+    if failed:
         raise SystemExit(ExitCode.GENERAL)
 
 
