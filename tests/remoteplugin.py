@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODULE = """
-import hashlib, json, os, time
+import json, os, time
+from dataclasses import replace
 from pathlib import Path
 
 import vllmrt
 from vllmrt.errors import ChangedError, TransientSourceError
-from vllmrt.types import Candidate, Digest, RemoteFile, Skip
+from vllmrt.testing import FakeSource
+from vllmrt.types import RemoteFile, Skip
 
 ROOT = Path({root!r})
 
@@ -38,46 +40,32 @@ class Range:
         self.file.close()
 
 
-class Acme:
-    name = "acme"
-
+class Acme(FakeSource):
     def probe(self, request):
         marker = os.environ.get("ACME_FAILS_ONCE")
         if marker and not os.path.exists(marker):
             open(marker, "w").close()
             raise TransientSourceError("503", retry_after=0.1)
-        base = ROOT / request.name
-        if not base.is_dir():
-            return Skip(f"nothing at {{base}}")
-        names = [str(path.relative_to(base)) for path in sorted(base.rglob("*")) if path.is_file()]
-        files = tuple(self.describe(base, name) for name in names)
-        extra = (ROOT / "hostile.json")
-        if extra.exists():
-            files += tuple(RemoteFile(name, size=1, version="1") for name in json.loads(extra.read_text()))
-        return (Candidate(f"acme:{{request.name}}", files=files, revision="r1"),)
-
-    def describe(self, base, name):
-        content = (base / name).read_bytes()
-        value = hashlib.sha256(content).hexdigest()
-        digest = Digest("sha256", value=value) if not os.environ.get("ACME_NO_DIGEST") else None
-        return RemoteFile(name, size=len(content), version=value[:16], digest=digest)
+        answer = super().probe(replace(request, model_id=request.name))
+        extra = ROOT / "hostile.json"
+        if isinstance(answer, Skip) or not extra.exists():
+            return answer
+        hostile = tuple(RemoteFile(name, size=1, version="1") for name in json.loads(extra.read_text()))
+        return (replace(answer[0], files=answer[0].files + hostile),)
 
     def open(self, candidate, file, start, stop):
         with (ROOT / "asked.log").open("a") as log:
             log.write(f"{{file.path}} {{start}} {{stop}}\\n")
-        self.change(candidate, file)
-        return Range(ROOT / candidate.location.removeprefix("acme:") / file.path, start, stop)
-
-    def change(self, candidate, file):
-        path = ROOT / candidate.location.removeprefix("acme:") / file.path
+        path = Path(candidate.location, file.path)
         if os.environ.get("ACME_CHANGES") == file.path and "changed" not in path.read_text():
             path.write_text(json.dumps(json.loads(path.read_text()) | {{"changed": True}}))
             raise ChangedError(f"{{file.path}} is another")
+        return Range(path, start, stop)
 
 
 @vllmrt.hookimpl
 def vllmrt_sources():
-    yield Acme()
+    yield Acme(ROOT, name="acme", digests=not os.environ.get("ACME_NO_DIGEST"))
 """
 
 

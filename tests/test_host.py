@@ -399,6 +399,17 @@ def test_a_validator_that_answers_wrongly_is_named_and_never_passes(
     blamed(caught, part)  # type: ignore[arg-type]
 
 
+def test_findings_without_an_end_are_named_although_there_is_no_time_limit(
+    install: Install, host: Callable[..., PluginHost]
+) -> None:
+    validators(install, fill(VALIDATOR, f"finding = {FINDING}\nwhile True: yield finding"))
+    one = host()
+    (guard,) = one.validators()
+    with pytest.raises(PluginError) as caught:
+        one.check(guard, TREE)
+    blamed(caught, "OverflowError: more than 100,000 values")
+
+
 def test_a_check_may_take_longer_than_any_other_call(install: Install, host: Callable[..., PluginHost]) -> None:
     validators(install, fill(VALIDATOR, f"time.sleep(.5)\nreturn [{FINDING}]"))
     one = host(plugin_timeout=0.1)

@@ -6,6 +6,7 @@ gpu/test_check.py, classifiers in preflight/test_port.py.
 
 from __future__ import annotations
 
+import signal
 import time
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
@@ -178,6 +179,21 @@ def test_what_a_plugin_puts_into_the_environment_does_not_reach_the_server(machi
     environ = done.json["environment" if command == "plan" else "environ"]
     assert "HF_HUB_OFFLINE" in environ
     assert not {"LD_PRELOAD", "VLLM_PLUGINS"} & set(environ)
+
+
+def test_a_validator_that_hangs_is_left_by_an_interrupt(machine: Machine) -> None:
+    """It has no time limit, since it may read every byte of a model."""
+    code = "import time, vllmrt\nclass Guard:\n    name = 'acme'\n    def check(self, tree):\n        time.sleep(600)\n"
+    hook = "@vllmrt.hookimpl\ndef vllmrt_validators():\n    yield Guard()\n"
+    machine.install("acme-guard", "[vllmrt.plugins]\nacme = acme_guard\n", {"acme_guard.py": code + hook})
+    with machine.start("resolve", "org/name", VLLMRT_PLUGIN_TIMEOUT="0.2") as process:
+        time.sleep(2)
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT
+    assert time.monotonic() - began < 5
 
 
 # two hundred plugins that nobody names
