@@ -171,14 +171,15 @@ def test_what_a_range_does_when_it_is_closed_matters_to_nobody(machine: Machine)
 
 @pytest.mark.parametrize("command", ["up", "plan"])
 def test_what_a_plugin_puts_into_the_environment_does_not_reach_the_server(machine: Machine, command: str) -> None:
-    preload = "os.environ['LD_PRELOAD'] = '/tmp/evil.so'; os.environ['VLLM_PLUGINS'] = 'evil'"
+    preload = "os.environ['LD_PRELOAD'] = '/tmp/evil.so'; os.environ['VLLM_MODEL_ORG'] = 'evil'"
     add_store(machine, lists(f"{preload}; return ()"))
     args = ("--json",) if command == "plan" else ()
     done = machine.run(command, "org/name", "--sources", "acme,local", *args)
     assert done.code == 0, done.err
-    environ = done.json["environment" if command == "plan" else "environ"]
-    assert "HF_HUB_OFFLINE" in environ
-    assert not {"LD_PRELOAD", "VLLM_PLUGINS"} & set(environ)
+    told = done.json["environment" if command == "plan" else "environ"]
+    assert "HF_HUB_OFFLINE" in told
+    assert "LD_PRELOAD" not in told
+    assert "VLLM_MODEL_ORG" not in done.json.get("removed", [])
 
 
 def test_a_validator_that_hangs_is_left_by_an_interrupt(machine: Machine) -> None:
