@@ -22,32 +22,6 @@ def settings(**fields: Any) -> Settings:
     return Settings(**({"model_id": "org/name", "model": None} | fields))
 
 
-def kubernetes_expanded(text: str, variables: Mapping[str, str]) -> str:
-    """What Kubernetes makes of ``$(NAME)`` and ``$$`` (third_party/forked/golang/expansion)."""
-
-    def one(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        return variables.get(match[1], match[0])
-
-    return re.sub(r"\$\$|\$\(([^)]*)\)", one, text)
-
-
-def environment(container: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of a container, in the order in which Kubernetes sets them."""
-    values: dict[str, str] = {}
-    for one in container["env"]:
-        if "value" in one:
-            values[one["name"]] = kubernetes_expanded(one["value"], values)
-            continue
-        reference = one["valueFrom"]["secretKeyRef"]
-        if reference["key"] in (secrets or {}):
-            values[one["name"]] = (secrets or {})[reference["key"]]
-        else:
-            assert reference["optional"], f"the secret has no {reference['key']}"
-    return values
-
-
 def documents(files: Mapping[str, str]) -> dict[str, Any]:
     """The objects of the files, by kind."""
     return {one["kind"]: one for text in files.values() for one in yaml.safe_load_all(text)}

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given, reject
+from hypothesis import settings as bounds
 from hypothesis import strategies as st
-from render.kit import documents, environment, kubernetes_expanded, settings
+from podkit import environment, expanded
+from render.kit import documents, settings
 
 from vllmrt.errors import ConfigError
 from vllmrt.identity import check_name
@@ -241,7 +243,7 @@ def test_each_node_knows_its_place(role: str, rank: str, last: list[str], extra:
     template = rendered(nodes=2, **MANY, extra=extra)["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]
     container = template[f"{role}Template"]["spec"]["containers"][0]
     injected = {"LWS_WORKER_INDEX": rank, "LWS_LEADER_ADDRESS": "vllm-0.vllm.vllm"}
-    command = [kubernetes_expanded(word, injected) for word in container["command"]]
+    command = [expanded(word, injected) for word in container["command"]]
     place = ["--nnodes", "2", "--node-rank", rank, "--master-addr", "vllm-0.vllm.vllm"]
     assert command == ["vllmrt", "up", "--", *extra, "--distributed-executor-backend", "mp", *place, *last]
 
@@ -257,6 +259,7 @@ def test_gpus_that_cannot_be_divided_are_an_error(tensor: int, pipeline: int, no
 PRINTABLE = st.text(st.characters(codec="utf-8").filter(str.isprintable), min_size=1, max_size=40)
 
 
+@bounds(max_examples=50, deadline=None)
 @given(name=PRINTABLE, word=PRINTABLE, extra=PRINTABLE)
 def test_what_a_container_is_given_is_what_was_put_in(name: str, word: str, extra: str) -> None:
     try:
@@ -269,5 +272,5 @@ def test_what_a_container_is_given_is_what_was_put_in(name: str, word: str, extr
     (server,) = pod["spec"]["containers"]
     assert environment(server) | deployment.model == environment(server)
     assert environment(server).get("VLLM_SERVED_MODEL_NAME") == word
-    assert kubernetes_expanded(server["command"][-1], environment(server)) == extra
+    assert expanded(server["command"][-1], environment(server)) == extra
     assert all(len(list(yaml.safe_load_all(text))) == 1 for text in files.values())

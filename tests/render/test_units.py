@@ -102,6 +102,7 @@ def test_systemd_reads_back(name: str, word: str, extra: str, directory: Path) -
     assert unit_command(dump) == [str(VLLMRT), "up", "--", "--flag", extra]
 
 
+@bounds(deadline=None)
 @given(name=PRINTABLE, word=PRINTABLE, extra=LINES)
 @example(name="$(x) `y` %h %% ${HOME}", word="a\"b'c\\d $HOME ; # &", extra="a\nb\tc $X ${Y} %n \\n\"'")
 def test_quadlet_reads_back(name: str, word: str, extra: str) -> None:
