@@ -428,6 +428,19 @@ def test_gpus(stub: str, label: str, expected: str | None, patient: Patient, doc
         )
 
 
+def test_too_few_gpus(patient: Patient, doctor: Doctor, tmp_path: Path) -> None:
+    for path in patient.engine.parents[1].glob("lib/python3.11/site-packages/vllm*"):
+        path.rename(tmp_path / f"gone.{path.name}")
+    install_engine(patient, "")
+    library = {"LD_LIBRARY_PATH": str(compile_nvml(tmp_path / "nvml")), "VLLM_SKIP_GPU_CHECK": "0"}
+    sizes = {"NVML_STUB": "eight", "VLLM_TENSOR_PARALLEL_SIZE": "4", "VLLM_PIPELINE_PARALLEL_SIZE": "4"}
+    (problem,) = [one for one in doctor(**library, **sizes) if one["section"] == "gpus"]
+    assert problem["code"] == "gpu-number"
+    assert "needs 16 GPUs, and 8 are visible" in problem["message"]
+    several = doctor(**library, **sizes, LWS_GROUP_SIZE="2")
+    assert [one for one in several if one["section"] == "gpus"] == []
+
+
 # plugins
 
 BROKEN = {

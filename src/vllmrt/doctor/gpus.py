@@ -8,6 +8,7 @@ from vllmrt import gpu
 from vllmrt.doctor.page import Section
 from vllmrt.gpu.report import SKIPPED, summary
 from vllmrt.host import PluginHost
+from vllmrt.serve.nodes import in_cluster, stands_alone
 
 if TYPE_CHECKING:
     from vllmrt.doctor.page import Case
@@ -26,7 +27,8 @@ def look(case: Case, build: str | None) -> Section:
         build: what vLLM was built for, as `vllmrt.serve.engine.engine_build` returns it. Without a GPU a vLLM for CUDA
             cannot start; any other can, or it is not known.
     """
-    report = gpu.check(case.settings, PluginHost(case.settings))
+    alone = not in_cluster(case.environ) and stands_alone(case.settings, case.environ, ())
+    report = gpu.check(case.settings, PluginHost(case.settings), alone=alone)
     section = Section(report.as_json())
     skips = [f"{name}: {skip.reason}" for name, skip in report.skips]
     if report.gpus:
