@@ -17,7 +17,9 @@ column as keys; it is `settings.toml` in the user's configuration directory (`~/
 `VLLMRT_SETTINGS_FILE` names, and never one from the current directory. `vllmrt config show` prints every value and
 where it came from.
 
-All values that cannot be used are reported at once, with exit code 1.
+All values that cannot be used are reported at once, with exit code 1 (`vllm-serve`: 2). The three old names look at
+their own settings only, and have two defaults of their own: `VLLM_HOST` is `0.0.0.0`, and `VLLM_MODEL_SOURCES` begins
+with `flox`.
 """
 
 
