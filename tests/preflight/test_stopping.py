@@ -196,6 +196,40 @@ def test_a_number_that_was_given_to_another_process_is_left_alone(machine: Machi
     assert stopper.result.signalled == ()
 
 
+# In a namespace of its own, whose kernel is told which number comes next; the first has ended between two calls.
+RECYCLED = """\
+import os, signal, time
+from pathlib import Path
+from vllmrt.preflight.stopping import Pidfds, Stopper
+from vllmrt.procfs import ProcFs
+def child():
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+        os._exit(0)
+    return pid
+class Late(Pidfds):
+    def open(self, pid):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        time.sleep(0.05)  # it may not have begun in the same tick
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        assert child() == pid
+        return super().open(pid)
+info = ProcFs().info(child())
+stopper = Stopper(ProcFs(), Late())
+stopper.stop([info], 1)
+print(ProcFs().stat(info.pid).alive, stopper.result)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a namespace of processes")
+def test_a_number_is_given_to_another_process_for_real() -> None:
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", RECYCLED]
+    done = subprocess.run(inside, capture_output=True, text=True, check=False)
+    assert done.stdout == "True Stopped(roots=(), signalled=(), killed=(), alive=())\n", done.stderr
+
+
 def test_a_tree_ends_and_its_neighbours_live(machine: Machine) -> None:
     process, neighbour = machine.serve(WORKERS="3", ENGINE="VLLM::EngineCore", ENGINE_WORKERS="2"), machine.serve()
     wait_for(lambda: len(descendants(ProcFs().table(), [process.pid])) == 7)
