@@ -73,7 +73,7 @@ def test_none_is_seen(args: tuple[str, ...], patient: Patient, machine: Machine,
         assert "acme-talks 1.2: loading failed: RuntimeError: denied: " in done.out
         assert MASK in done.out
         assert "canary" not in done.out.lower() + done.err.lower()
-        assert ("port-foreign" if args == ("--json",) else "which is not a vLLM") in done.out or host != "127.0.0.1"
+        assert ("port-foreign" if args == ("--json",) else "which is not vLLM") in done.out or host != "127.0.0.1"
 
 
 def test_what_is_said_of_secrets(patient: Patient) -> None:

@@ -16,22 +16,16 @@ from vllmrt.host import PluginHost
 from vllmrt.preflight.decision import Policy, PortAction, decide
 from vllmrt.preflight.orphans import find_orphans
 from vllmrt.preflight.port import inspect
+from vllmrt.preflight.refusals import refusal
 from vllmrt.procfs import ProcFs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from vllmrt.doctor.page import Case
     from vllmrt.preflight.decision import PortState
     from vllmrt.types import ProcessInfo
 
 PLUGIN_SECONDS = 5.0
 _STATES = {PortAction.NOOP: "free", PortAction.STOP: "would_stop"}
-_REMEDIES = {
-    PortAction.FOREIGN: "stop it, or choose another VLLM_PORT",
-    PortAction.OTHER_USER: "ask them to stop it, or set VLLM_ALLOW_OTHER_UID_KILL=1",
-    PortAction.UNATTRIBUTABLE: "run as that user or root, relax hidepid, or choose another VLLM_PORT",
-}
 _HOSTS = Path("/etc/hosts")
 _SCRIPT = re.compile(r"/?(?:[\w.-]+/)*(?P<name>vllm|[\w.-]+\.(?:py|sh))")
 _MODULE = re.compile(r"[A-Za-z_][\w.]*")
@@ -59,7 +53,8 @@ def look_at_port(case: Case) -> Section:
         section.lines.append(f"{state.address} is held by {_named(state)}; vllmrt preflight would stop it")
     else:
         section.lines.append(f"{state.address} is in use")
-        section.add(f"port-{action.value.replace('_', '-')}", _why(state, action), _REMEDIES[action])
+        error = refusal(state, action, program)
+        section.add(f"port-{action.value.replace('_', '-')}", error.message, error.hint)
     return section
 
 
@@ -99,23 +94,8 @@ def _facts(process: ProcessInfo) -> dict[str, Any]:
 
 
 def _named(state: PortState) -> str:
-    return _list([holder.process for holder in state.holders])
-
-
-def _list(processes: Sequence[ProcessInfo]) -> str:
+    processes = [holder.process for holder in state.holders]
     return " and ".join(f"process {one.pid} ({program(one)}) of uid {one.uid}" for one in processes)
-
-
-def _why(state: PortState, action: PortAction) -> str:
-    if action is PortAction.FOREIGN:
-        return f"{state.address} is held by {_named(state)}, which is not a vLLM that may be stopped"
-    if action is PortAction.OTHER_USER:
-        return f"{state.address} is held by a vLLM of another user: {_named(state)}"
-    if state.fault is not None:
-        return f"{state.address} is in use, and what holds it cannot be judged: {state.fault}"
-    uids = ", ".join(str(uid) for uid in sorted({listener.uid for listener in state.unowned}))
-    hidden = f"; {state.hidden} processes may not be looked into" if state.hidden else ""
-    return f"{state.address} is in use by what cannot be seen; its socket is of uid {uids}{hidden}"
 
 
 def _is_known_here(host: str) -> bool:

@@ -10,7 +10,7 @@ from vllmrt.preflight.decision import PortAction
 from vllmrt.types import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from vllmrt.preflight.decision import PortState
     from vllmrt.preflight.stopping import Stopped
@@ -37,16 +37,23 @@ def facts(state: PortState, action: str) -> dict[str, Any]:
     }
 
 
-def refusal(state: PortState, action: PortAction) -> PreflightError:
-    """Return the error for a port that is held by what may not be stopped."""
+def refusal(state: PortState, action: PortAction, name: Callable[[ProcessInfo], str] | None = None) -> PreflightError:
+    """Return the error for a port that is held by what may not be stopped.
+
+    Args:
+        state: of the port.
+        action: one of those that refuse.
+        name: says for the message what a process is; None does so by its command line.
+    """
+    name = name or _short
     blocking = [holder.process for holder in state.holders]
     told = _facts(state, "blocked", blocking) | {"blocked_roots": [root.pid for root in state.roots]}
     if action is PortAction.FOREIGN:
-        return _foreign(state, told)
+        return _foreign(state, told, name)
     if action is PortAction.OTHER_USER:
         uids = ", ".join(str(uid) for uid in sorted({root.uid for root in state.roots}))
         return PortOtherUser(
-            f"{state.address} is held by a vLLM of uid {uids}: {_named(state.roots)}",
+            f"{state.address} is held by a vLLM of uid {uids}: {_named(state.roots, name)}",
             hint="ask them to stop it, or set VLLM_ALLOW_OTHER_UID_KILL=1",
             facts=told,
         )
@@ -58,7 +65,7 @@ def still_bound(state: PortState, stopped: Stopped) -> PortStillBound:
     holders = [holder.process for holder in state.holders]
     told = _facts(state, "stop_failed", holders)
     told |= {"reclaimed_roots": list(stopped.roots), "blocked_roots": [root.pid for root in state.roots]}
-    who = _named(holders) or "what cannot be seen"
+    who = _named(holders, _short) or "what cannot be seen"
     again = bool(holders) and not {process.pid for process in holders} & set(stopped.signalled)
     return PortStillBound(
         f"{state.address} was {'bound again' if again else 'not freed'} by {who}",
@@ -76,17 +83,17 @@ def command(process: ProcessInfo, longest: int = _LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _foreign(state: PortState, told: dict[str, Any]) -> PortForeign:
+def _foreign(state: PortState, told: dict[str, Any], name: Callable[[ProcessInfo], str]) -> PortForeign:
     protected = [holder.process for holder in state.holders if holder.verdict is Verdict.PROTECTED]
     if protected:
         return PortForeign(
-            f"{state.address} is held by {_named(protected)}, which is protected",
+            f"{state.address} is held by {_named(protected, name)}, which is protected",
             hint="a plugin, or its place in the process table, forbids to stop it; choose another VLLM_PORT",
             facts=told,
         )
     foreign = [holder.process for holder in state.holders if holder.verdict is None]
     return PortForeign(
-        f"{state.address} is held by {_named(foreign)}, which is not vLLM",
+        f"{state.address} is held by {_named(foreign, name)}, which is not vLLM",
         hint="stop it, or choose another VLLM_PORT; VLLM_PROCESS_SIGNATURES names launchers of vLLM that are unusual",
         facts=told,
     )
@@ -118,5 +125,9 @@ def _facts(state: PortState, action: str, processes: list[ProcessInfo]) -> dict[
     }
 
 
-def _named(processes: Iterable[ProcessInfo]) -> str:
-    return " and ".join(f"process {one.pid} ({command(one, _LONGEST_SHOWN)})" for one in processes)
+def _named(processes: Iterable[ProcessInfo], name: Callable[[ProcessInfo], str]) -> str:
+    return " and ".join(f"process {one.pid} ({name(one)})" for one in processes)
+
+
+def _short(process: ProcessInfo) -> str:
+    return command(process, _LONGEST_SHOWN)
