@@ -18,7 +18,9 @@ before = set(sys.modules)
 importlib.import_module(sys.argv[1])
 threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
 print()
-print(json.dumps({"modules": sorted(set(sys.modules) - before), "threads": threads}))
+# what has no spec was made by an extension module, and not imported
+modules = [name for name in set(sys.modules) - before if getattr(sys.modules[name], "__spec__", None)]
+print(json.dumps({"modules": sorted(modules), "threads": threads}))
 """
 _OURS = frozenset({"vllmrt", "msgspec", "platformdirs", "pluggy"})
 

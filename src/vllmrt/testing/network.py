@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -12,27 +13,35 @@ if TYPE_CHECKING:
 def cut_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Refuse every connection and every look-up of a name that Python code tries; return the list of them."""
     tried: list[str] = []
-    connect = socket.socket.connect
+    connect, sendto = socket.socket.connect, socket.socket.sendto
 
-    def refuse(self: socket.socket, address: Any) -> None:
-        if self.family == socket.AF_UNIX:
-            return connect(self, address)
-        tried.append(f"connect {address}")
-        raise ConnectionRefusedError(111, "Connection refused")
+    def refuse(what: str) -> None:
+        tried.append(what)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
-    def refuse_quietly(self: socket.socket, address: Any) -> int:
+    def no_connect(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:
+            refuse(f"connect {address}")
+        connect(self, address)
+
+    def no_connect_ex(self: socket.socket, address: Any) -> int:
         try:
-            refuse(self, address)
+            no_connect(self, address)
         except OSError as error:
-            return error.errno or 111
+            return error.errno or errno.EIO
         return 0
 
-    def unknown(host: Any, *_: Any, **__: Any) -> Any:
+    def no_sendto(self: socket.socket, data: Any, *more: Any) -> int:
+        if self.family != socket.AF_UNIX:
+            refuse(f"send to {more[-1]}")
+        return sendto(self, data, *more)
+
+    def no_name(host: Any, *_: Any, **__: Any) -> Any:
         tried.append(f"look up {host}")
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket.socket, "connect_ex", refuse_quietly)
-    monkeypatch.setattr(socket.socket, "sendto", lambda self, _, *more: refuse(self, more[-1]))
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(socket.socket, "connect", no_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", no_connect_ex)
+    monkeypatch.setattr(socket.socket, "sendto", no_sendto)
+    monkeypatch.setattr(socket, "getaddrinfo", no_name)
     return tried

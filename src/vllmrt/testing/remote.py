@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from vllmrt.host import PluginHost, Source
     from vllmrt.settings import Settings
     from vllmrt.testing.reading import Opener
-    from vllmrt.types import Candidate, ModelRequest
+    from vllmrt.types import Candidate, ModelRequest, RemoteSource
 
     Put = Callable[[str, bytes], object]
 
@@ -61,9 +62,9 @@ class RemoteSourceConformance(SourceConformance):
         return path
 
     @pytest.fixture
-    def opener(self, host: PluginHost, source: Source, candidate: Candidate) -> Opener:
-        """Return what opens the candidate's files, as the core is given it."""
-        return host.opener(source, candidate)
+    def opener(self, source: Source, candidate: Candidate) -> Opener:
+        """Return what opens the candidate's files: the source itself, without the core's guard over it."""
+        return partial(cast("RemoteSource", source.object).open, candidate)
 
     @pytest.fixture
     def largest(self, candidate: Candidate) -> RemoteFile:
@@ -86,11 +87,11 @@ class RemoteSourceConformance(SourceConformance):
         assert wrong == {}
 
     def test_the_version_is_true(
-        self, host: PluginHost, source: Source, wanted: ModelRequest, candidate: Candidate, put: Put
+        self, host: PluginHost, source: Source, wanted: ModelRequest, candidate: Candidate, put: Put, model: Path
     ) -> None:
         """Every file has a version, and other bytes of the same length have another."""
         assert [file.path for file in candidate.files if not file.version] == []
-        put(CONFIG, other(self._stored(candidate, host, source)))
+        put(CONFIG, other(files_of(model)[CONFIG]))
         answer = host.probe(source, wanted)
         assert not isinstance(answer, Skip), answer
         before, after = (named(one, CONFIG).version for one in (candidate, answer[0]))
@@ -120,11 +121,9 @@ class RemoteSourceConformance(SourceConformance):
             whole = list(pool.map(lambda _: read(opener, largest, 0, largest.size, BLOCKS[0]), range(16)))
         assert all(one == content for one in whole)
 
-    def test_a_changed_file_is_noticed(
-        self, host: PluginHost, source: Source, candidate: Candidate, opener: Opener, put: Put
-    ) -> None:
+    def test_a_changed_file_is_noticed(self, candidate: Candidate, opener: Opener, put: Put, model: Path) -> None:
         """Of a file that was replaced since it was listed come the old bytes or a ChangedError, never the new ones."""
-        file, before = named(candidate, CONFIG), self._stored(candidate, host, source)
+        file, before = named(candidate, CONFIG), files_of(model)[CONFIG]
         put(CONFIG, other(before))
         try:
             given = read(opener, file, 0, file.size)
@@ -174,10 +173,6 @@ class RemoteSourceConformance(SourceConformance):
         while (left := set(threading.enumerate()) - before) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert sorted(thread.name for thread in left) == []
-
-    def _stored(self, candidate: Candidate, host: PluginHost, source: Source) -> bytes:
-        file = named(candidate, CONFIG)
-        return read(host.opener(source, candidate), file, 0, file.size)
 
 
 def named(candidate: Candidate, path: str) -> RemoteFile:
