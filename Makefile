@@ -11,8 +11,8 @@ EDITABLE := -e . $(foreach package,$(PACKAGES),-e $(dir $(package)))
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools settings-page cli-page \
-  public-api examples requirements dist clean
+.PHONY: help up env dev engine test unit faults e2e lint bench bench-short bench-tools test-tools docs settings-page \
+  cli-page public-api examples requirements dist clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 16
@@ -75,6 +75,9 @@ bench-short: dev engine bench-tools  ## the same with small models and one run e
 bench-tools: requirements/bench.txt
 	@scripts/bench-tools
 
+docs: dev  ## the pages as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 settings-page: env  ## write docs/reference/settings.md anew
 	@.venv/bin/python scripts/settings_page.py > docs/reference/settings.md
 
@@ -100,4 +103,4 @@ dist: dev  ## wheels and source archives of all packages, in dist/, with the bui
 	@rm -f dist/.gitignore && ls dist
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv .venv-vllm .venv-bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-bench dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -113,6 +113,17 @@ def test_every_exit_code_has_a_remedy_in_troubleshooting() -> None:
     assert explained == {code.value for code in ExitCode} - {0}
 
 
+def test_the_readme_shows_every_command_and_no_other() -> None:
+    lines = [words for block in blocks(ROOT / "README.md") for words in list(words_for_us(block.text))]
+    assert {words[0] for words in lines} == {*COMMANDS}
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"^ +- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    docs = ROOT / "docs"
+    assert {str(page.relative_to(docs)) for page in pages() if page.is_relative_to(docs)} == listed, "mkdocs.yml"
+
+
 def test_every_command_is_in_the_docs() -> None:
     text = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     assert [command for command in COMMANDS if f"vllmrt {command}" not in text] == []
@@ -179,7 +190,7 @@ def test_every_link_leads_to_a_file_and_to_a_heading_in_it(page: Path) -> None:
 def words_for_us(text: str) -> Iterator[list[str]]:
     """Return what follows ``vllmrt`` on each command line of a block, up to ``--`` and again behind it."""
     for line in text.replace("\\\n", " ").splitlines():
-        if not re.search(r"\bvllmrt\s", line):
+        if not re.search(r"\bvllmrt\s", line) or line.startswith("pip "):
             continue
         lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
         lexer.whitespace_split = True
