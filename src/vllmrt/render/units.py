@@ -25,7 +25,10 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
-Type=exec
+# it has started when it answers; the model may have to be fetched first
+Type=notify
+NotifyAccess=all
+TimeoutStartSec=infinity
 ExecStart={command}
 {environment}
 EnvironmentFile={optional}{secrets}
