@@ -40,6 +40,8 @@ if get("DIES"):
     os.kill(os.getpid(), -int(get("DIES"))) if int(get("DIES")) < 0 else os._exit(int(get("DIES")))
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        if get("ACCESS_LOG"):
+            print("GET", self.path, flush=True)
         self.answer(int(get("HEALTH", "200")), b"")
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

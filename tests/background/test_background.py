@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -15,6 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from background.conftest import KEY
 from standin import VLLMRT, alive, children, listens, wait_for
+
+from vllmrt.background import control
+from vllmrt.host import PluginHost
+from vllmrt.masking import Masker
+from vllmrt.serve.launch import LaunchPlan
+from vllmrt.settings import Settings
 
 if TYPE_CHECKING:
     from background.conftest import User
@@ -31,7 +38,7 @@ def event(done: Done, name: str) -> dict[str, Any]:
 
 
 def test_it_is_started_looked_at_and_stopped_with_all_that_it_started(user: User) -> None:
-    done = user.detach(WORKERS="2", LOADS="1.5")
+    done = user.detach(WORKERS="2", LOADS="4")
     assert done.code == 0, done.err
     pid = done.json["pid"]
     assert (done.json["model"], done.json["ready"]) == ("acme/llama", False)
@@ -302,6 +309,36 @@ def test_a_link_in_the_place_of_the_log_is_not_followed(user: User) -> None:
     assert precious.read_text() == "mine"
 
 
+def test_a_link_in_the_place_of_the_log_is_not_shown_either(user: User) -> None:
+    (precious := user.root / "precious").write_text("mine")
+    user.detach()
+    path = user.folder / f"{user.port}.log"
+    path.unlink()
+    path.symlink_to(precious)
+    for how in ((), ("--follow",), ("--json",)):
+        assert "mine" not in user.run("logs", *how).out
+
+
+def test_a_server_of_which_nothing_can_be_kept_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(control.state, "save", full)
+    monkeypatch.setattr(
+        control.subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[0]
+    )
+    settings = Settings(flox_env_cache=tmp_path)
+    plan = LaunchPlan(["/bin/sleep", "600"], dict(os.environ), [])
+    try:
+        with pytest.raises(OSError, match="No space"):
+            control.start(plan, "acme/llama", settings, PluginHost(settings), Masker({}, settings))
+        assert started[0].returncode == -signal.SIGKILL
+    finally:
+        started[0].kill()
+
+
 # -- the log ------------------------------------------------------------------------------
 
 
@@ -328,6 +365,18 @@ def test_following_ends_with_the_server_and_misses_nothing(user: User) -> None:
     assert done.code == 0
     assert done.out.splitlines()[-1] == f"its last words {KEY}"
     assert time.monotonic() - started < 20
+
+
+def test_following_asks_the_server_nothing_and_goes_on_while_it_is_unhealthy(user: User) -> None:
+    user.detach(HEALTH="503", ACCESS_LOG="1")
+    wait_for(lambda: listens(user.port))
+    with user.start("logs", "--follow") as following:
+        with pytest.raises(subprocess.TimeoutExpired):
+            following.wait(2)
+        assert user.run("down").code == 0
+        out, _ = following.communicate(timeout=20)
+    assert following.returncode == 0
+    assert out.splitlines() == ["it loads "]
 
 
 def test_following_goes_over_to_the_log_of_the_next_one(user: User) -> None:

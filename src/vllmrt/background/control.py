@@ -7,6 +7,7 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from signal import SIGKILL
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.background import state
@@ -86,20 +87,41 @@ def start(plan: LaunchPlan, model: str, settings: Settings, host: PluginHost, ma
             raise refusal(Path(plan.argv[0]), error) from None
         finally:
             os.close(log)
-        # a process that has ended already has a start time too, until its parent, which we are, asks how
-        begun = ProcFs().stat(process.pid)
-        server = Server(
-            pid=process.pid,
-            start_ticks=begun.start_ticks if begun else 0,
-            boot=state.boot_id(),
-            model=masker.text(model),
-            url=url_of(settings.host, settings.port),
-            argv=tuple(masker.argv(plan.argv)),
-            log=os.fsencode(path).decode(errors="backslashreplace"),
-            since=time.time(),
-        )
-        state.save(settings, server)
+        try:
+            server = _kept(process, plan, model, settings, masker)
+        except BaseException:
+            # of what is not kept nobody would know
+            os.killpg(process.pid, SIGKILL)
+            process.wait()
+            raise
     return Started(process, server, path, replaced)
+
+
+def _kept(process: subprocess.Popen[bytes], plan: LaunchPlan, model: str, settings: Settings, masker: Masker) -> Server:
+    # a process that has ended already has a start time too, until its parent, which we are, asks how
+    begun = ProcFs().stat(process.pid)
+    server = Server(
+        pid=process.pid,
+        start_ticks=begun.start_ticks if begun else 0,
+        boot=state.boot_id(),
+        model=masker.text(model),
+        url=url_of(settings.host, settings.port),
+        argv=tuple(masker.argv(plan.argv)),
+        log=os.fsencode(state.log_path(settings)).decode(errors="backslashreplace"),
+        since=time.time(),
+    )
+    state.save(settings, server)
+    return server
+
+
+def runs(settings: Settings) -> bool:
+    """Tell whether the server on the port still runs; it is asked nothing, so that its log has nothing of it.
+
+    Raises:
+        ConfigError: what is kept of it cannot be used.
+    """
+    server = state.load(settings)
+    return server is not None and state.is_running(server, ProcFs())
 
 
 def look(settings: Settings) -> Look:

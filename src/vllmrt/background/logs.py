@@ -6,9 +6,12 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from vllmrt.background.state import READING
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 _BLOCK = 1 << 16
 _TAIL, _LINES = 1 << 14, 20
@@ -18,7 +21,7 @@ _PAUSE = 0.25
 def last_lines(path: Path) -> list[str]:
     """Return the last lines of a log; none where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with _open(path) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             return file.read(_TAIL).decode(errors="replace").splitlines()[-_LINES:]
     except OSError:
@@ -37,7 +40,7 @@ def follow(path: Path, goes_on: Callable[[], bool]) -> Iterator[bytes]:
     Raises:
         OSError: it cannot be read.
     """
-    file = path.open("rb")
+    file = _open(path)
     try:
         while True:
             more = goes_on()
@@ -47,13 +50,18 @@ def follow(path: Path, goes_on: Callable[[], bool]) -> Iterator[bytes]:
                 file.seek(0)
             elif _is_another(path, file.fileno()):
                 file.close()
-                file = path.open("rb")
+                file = _open(path)
             elif not more:
                 return
             else:
                 time.sleep(_PAUSE)
     finally:
         file.close()
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a log, but nothing that somebody has put in its place to have it shown."""
+    return os.fdopen(os.open(path, READING), "rb")
 
 
 def _is_another(path: Path, descriptor: int) -> bool:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _FOLDER = "background"
 _SIZE_LIMIT = 1 << 20
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How what lies in the folder is opened, which others may be able to write."""
 _LONGER_THAN_STOPPING = 10.0
 
 
@@ -84,7 +85,7 @@ def load(settings: Settings) -> Server | None:
     """
     path = _path(settings)
     try:
-        descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, READING)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vllmrt.background import state
-from vllmrt.background.control import RUNNING, look
+from vllmrt.background.control import runs
 from vllmrt.background.logs import follow as followed
 from vllmrt.background.logs import last_lines
 from vllmrt.cli.options import Run, command
@@ -41,7 +41,7 @@ def logs(
         return
     write = _writer(run)
     try:
-        for piece in followed(path, lambda: follow and look(settings).state in RUNNING):
+        for piece in followed(path, lambda: follow and runs(settings)):
             write(piece)
     except KeyboardInterrupt:
         raise SystemExit(128 + SIGINT) from None
