@@ -82,6 +82,15 @@ def test_a_name_is_free_for_another_kind(tmp_path: Path) -> None:
     assert scaffold.write("r2", scaffold.Kind.GPU_PROBE, tmp_path / "new", "0.1.0")
 
 
+def test_where_the_user_is_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for here in (Path(), tmp_path):
+        with pytest.raises(ConfigError, match="that you are in") as raised:
+            scaffold.write("acme", scaffold.Kind.SOURCE, here, "0.1.0")
+        assert raised.value.hint
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "new"
     target.mkdir()

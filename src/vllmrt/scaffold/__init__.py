@@ -57,6 +57,10 @@ def write(name: str, kind: Kind, directory: Path, version: str) -> list[str]:
     check_name(name, kind)
     if directory.is_symlink() or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
         raise ConfigError(f"{directory} is there already, and nothing is overwritten", hint="name another directory")
+    if directory.exists() and directory.samefile("."):
+        raise ConfigError(
+            "the directory that you are in cannot be replaced", hint="leave --directory out, or name another"
+        )
     made = render(name, kind, version)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=directory.parent))
