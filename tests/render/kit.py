@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vllmrt.render import deployment
 from vllmrt.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from vllmrt.render.deployment import Deployment
 
 
 def settings(**fields: Any) -> Settings:
     """The settings of a model, with some that differ."""
     return Settings(**({"model_id": "org/name", "model": None} | fields))
+
+
+def describe(given: Settings, extra: Sequence[str]) -> Deployment:
+    """Take settings apart, where the environment has nothing that is secret."""
+    return deployment.describe(given, extra, {})
 
 
 def documents(files: Mapping[str, str]) -> dict[str, Any]:

@@ -177,6 +177,7 @@ def test_json_has_the_same_texts(machine: Machine) -> None:
     [
         (("k8s", "--nodes", "3"), "cannot be divided among 3 nodes"),
         (("k8s", "--image", "a b"), "no image is called"),
+        (("quadlet", "--image", "a\\"), "no image is called"),  # it would take the next line with it
         (("k8s", "--models-dir", "/tmp"), "cannot be mounted"),
         (("quadlet", "--host", "example.org"), "publishes no port"),
         (("flox", "--output", "/proc/nothing"), "/proc"),

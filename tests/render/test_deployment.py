@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from render.kit import settings
+from render.kit import describe, settings
 
 from vllmrt import layers
 from vllmrt.errors import ConfigError, ServeRefused
-from vllmrt.render.deployment import describe, variable
+from vllmrt.render.deployment import describe as describe_with
+from vllmrt.render.deployment import variable
 from vllmrt.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ def test_a_url_with_a_user_or_a_query_is_a_secret(url: str) -> None:
     assert deployment.variables == {"R2_ENDPOINT_URL": "https://host:9000/path"}
 
 
+def test_a_secret_of_the_environment_is_noticed() -> None:
+    given = settings(served_model_name="my-abc-def-model")
+    assert describe_with(given, [], {"ACME_TOKEN": "abc-def"}).secrets == ("VLLM_SERVED_MODEL_NAME",)
+    with pytest.raises(ConfigError, match="argument 2 is a secret"):
+        describe_with(settings(), ["--chat-template", "abc-def"], {"ACME_TOKEN": "abc-def"})
+
+
 def test_a_secret_is_noticed_in_another_setting() -> None:
     deployment = describe(settings(api_key="abc-def", served_model_name="my-abc-def-model"), [])
     assert deployment.secrets == ("VLLM_API_KEY", "VLLM_SERVED_MODEL_NAME")
@@ -110,6 +118,9 @@ def test_a_secret_is_noticed_in_another_setting() -> None:
         ["--otlp-traces-endpoint", "https://host/?key=abc"],
         ["--override", '{"url": "redis://user:pass@host"}'],
         ["--seed", "key-of-mine"],
+        ["--ssl-keyfile-password", "abc-pass"],
+        ["--some-token=abc-pass"],
+        ["--chat-template", "hf_abcabcabcabcabcabc"],
     ],
     ids=" ".join,
 )

@@ -14,11 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, reject
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
-from render.kit import hook_environment, settings
+from render.kit import describe, hook_environment, settings
 
 from vllmrt.errors import ConfigError
 from vllmrt.identity import check_name
-from vllmrt.render.deployment import describe
 from vllmrt.render.flox import manifest, requirements
 
 if TYPE_CHECKING:

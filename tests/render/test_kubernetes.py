@@ -11,12 +11,11 @@ from hypothesis import given, reject
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from podkit import environment, expanded
-from render.kit import documents, settings
+from render.kit import describe, documents, settings
 
 from vllmrt.errors import ConfigError
 from vllmrt.identity import check_name
 from vllmrt.render import budget
-from vllmrt.render.deployment import describe
 from vllmrt.render.kubernetes import manifests
 
 with warnings.catch_warnings():

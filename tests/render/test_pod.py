@@ -10,9 +10,8 @@ import pytest
 from cli.test_machine import ENGINE
 from fakehub import FakeHub
 from podkit import Pod, image, wait_for
-from render.kit import documents, settings
+from render.kit import describe, documents, settings
 
-from vllmrt.render.deployment import describe
 from vllmrt.render.kubernetes import manifests
 from vllmrt.testing import make_model
 

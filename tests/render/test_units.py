@@ -12,11 +12,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, reject
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
-from render.kit import quadlet_values, settings, unit_command, unit_dump, unit_environment
+from render.kit import describe, quadlet_values, settings, unit_command, unit_dump, unit_environment
 
 from vllmrt.errors import ConfigError
 from vllmrt.identity import check_name
-from vllmrt.render.deployment import describe
 from vllmrt.render.units import container, service
 
 VLLMRT = Path(sys.executable).with_name("vllmrt")

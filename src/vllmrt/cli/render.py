@@ -100,7 +100,7 @@ def quadlet(run: Run, *, image: Image = None, output: Output = None) -> None:
 def _described(run: Run) -> Deployment:
     from vllmrt.render.deployment import describe
 
-    deployment = describe(run.layers.settings, run.extra)
+    deployment = describe(run.layers.settings, run.extra, os.environ)
     for warning in deployment.warnings:
         run.emit(Event("render.warning", "render", warning, "warning"))
     return deployment
@@ -134,7 +134,7 @@ def _version() -> str:
 
 def _image(image: str | None) -> str:
     image = image or f"vllmrt:{_version()}"
-    if not image.isprintable() or not image.isascii() or " " in image:
+    if not image.isprintable() or not image.isascii() or set(image) & set(" \\"):
         raise ConfigError(f"no image is called {image!a}", hint="write --image NAME:TAG")
     return image
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt import layers
 from vllmrt.errors import ConfigError
 from vllmrt.identity import DEFAULT_MODEL, requested
+from vllmrt.masking import Masker
 from vllmrt.serve.argv import passed_on
 from vllmrt.types import ModelRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from vllmrt.layers import Row
     from vllmrt.settings import Settings
@@ -31,9 +31,6 @@ _OF_THE_RUN = frozenset(
         "settings_file",
     }
 )
-_SHORTEST = 6
-"""Characters of a secret that is looked for in other texts; a shorter one is a part of ordinary words too."""
-_TELLING_URL = re.compile(r"://[^\s'\"]*[@?#]")
 _DEVICES = frozenset({"cuda_visible_devices", "gpu_devices"})
 # A container has a place of its own for the store, and Flox sets its variables itself.
 _ELSEWHERE = frozenset({"VLLM_MODELS_DIR", "FLOX_ENV", "FLOX_ENV_PROJECT", "FLOX_ENV_CACHE"})
@@ -93,16 +90,21 @@ class Deployment(NamedTuple):
         return ["up", "--", *extra] if extra else ["up"]
 
 
-def describe(settings: Settings, extra: Sequence[str]) -> Deployment:
+def describe(settings: Settings, extra: Sequence[str], environ: Mapping[str, str]) -> Deployment:
     """Take the settings apart.
+
+    Args:
+        settings: the snapshot.
+        extra: arguments for ``vllm serve``.
+        environ: what else is secret here, and may stand in no manifest.
 
     Raises:
         ConfigError: a value that cannot be written as a variable, a name that is none, an argument that is secret.
         ServeRefused: an extra argument that cannot be passed on.
     """
-    known = _known(settings)
-    _check(extra, known)
+    masker = Masker(environ, settings)
     kept, warnings = passed_on(extra, strict=settings.strict_flags)
+    _check(extra, masker)
     variables: dict[str, str] = {}
     secrets: list[str] = []
     for row in layers.rows():
@@ -110,7 +112,7 @@ def describe(settings: Settings, extra: Sequence[str]) -> Deployment:
         if row.field in _OF_THE_RUN or value is None or value == row.default:
             continue
         text = _text(row, value)
-        if row.var.secret or _is_secret(text, known):
+        if row.var.secret or masker.text(text) != text:
             secrets.append(variable(row))
         else:
             variables[variable(row)] = text
@@ -136,21 +138,11 @@ def _text(row: Row, value: object) -> str:
     return ",".join(value)
 
 
-def _known(settings: Settings) -> list[str]:
-    secrets = (getattr(settings, row.field) for row in layers.rows() if row.var.secret)
-    return [value for value in secrets if value and len(value) >= _SHORTEST]
-
-
-def _is_secret(text: str, known: Sequence[str]) -> bool:
-    """Tell whether a text has a secret in it: a known one, or a URL with a user or a query."""
-    return any(secret in text for secret in known) or _TELLING_URL.search(text) is not None
-
-
-def _check(extra: Sequence[str], known: Sequence[str]) -> None:
-    for number, word in enumerate(extra, 1):
+def _check(extra: Sequence[str], masker: Masker) -> None:
+    for number, (word, shown) in enumerate(zip(extra, masker.argv(extra), strict=True), 1):
         if not word.replace("\n", "").replace("\t", "").isprintable():
             raise ConfigError(f"extra argument {word[:80]!a} cannot be printed", hint="leave it out")
-        if word.replace("_", "-").startswith("--hf-t") or _is_secret(word, known):
+        if word.replace("_", "-").startswith("--hf-t") or shown != word:
             raise ConfigError(
                 f"extra argument {number} is a secret, or has one in it",
                 hint="a token is VLLMRT_HF_TOKEN; what is secret never stands in a manifest",
