@@ -84,6 +84,7 @@ class S3(ByteServer):
 
     def __init__(self, plan: Callable[[Seen], Fault | None]) -> None:
         super().__init__(plan=lambda seen: plan(seen) or self._list(seen), host="localhost")
+        self._keys: list[str] = []
 
     def etag(self, path: str) -> str:
         return self.named(self.files[path])
@@ -101,7 +102,9 @@ class S3(ByteServer):
         if "list-type" not in query:
             return None
         start = int(query.get("continuation-token", ["0"])[0])
-        keys = sorted(path.removeprefix("/models/") for path in self.files)
+        if len(self._keys) != len(self.files):  # a listing of 100,000 has 100 pages: sorted once
+            self._keys = sorted(path.removeprefix("/models/") for path in self.files)
+        keys = self._keys
         entries = "".join(map(self._entry, keys[start : start + PAGE]))
         more = start + PAGE if start + PAGE < len(keys) else 0
         following = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{more}</NextContinuationToken>"

@@ -9,7 +9,7 @@ A staging directory holds while a model is fetched:
 
 And for moments more:
 
-* ``claim.<nonce>/``: the files, taken by one process that publishes them;
+* ``claim.<nonce>/``: the files, taken by one process that validates and publishes them;
 * ``sealed.<nonce>/``: the same with their manifest; after the exchange, the old model. Which of the two it is, the
   manifest tells: that of the new one bears the nonce.
 * ``backup.<n>.<name>/``: the old model, where the file system cannot exchange.
