@@ -103,4 +103,4 @@ dist: dev  ## wheels and source archives of all packages, in dist/, with the bui
 	@rm -f dist/.gitignore && ls dist
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv .venv-vllm .venv-bench dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-bench .venv-tools dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -40,7 +40,7 @@ LINES = [
     },
     {"hookspecs", "host"},
     {"preflight", "gpu", "transfer", "validate", "resolve", "serve", "builtin"},
-    {"pipeline", "plugincheck", "scaffold", "doctor", "background", "render"},
+    {"pipeline", "plugincheck", "scaffold", "doctor", "background", "render", "monitoring"},
     {"cli", "__main__"},
     {"testing"},
 ]

@@ -271,6 +271,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         Path | None, Var("logging", "PROMETHEUS_MULTIPROC_DIR", "Directory for metrics of several server processes")
     ] = None
 
+    prometheus_port: Annotated[
+        Port,
+        Var("monitor", "PROMETHEUS_PORT", "Port of the Prometheus that monitor up starts", flag="--prometheus-port"),
+    ] = 9090
+    grafana_port: Annotated[
+        Port,
+        Var("monitor", "GF_SERVER_HTTP_PORT", "Port of the Grafana that monitor up starts", flag="--grafana-port"),
+    ] = 3000
+
     preflight: Annotated[
         bool,
         Var("up", None, "Look at port and GPUs, and stop a stale vLLM when the new model is ready", flag="--preflight"),

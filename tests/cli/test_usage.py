@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = [
-    *("up", "status", "logs", "down", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "models"),
-    *("plugins", "config"),
+    *("up", "status", "logs", "down", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "monitor"),
+    *("models", "plugins", "config"),
 ]
 BOOM = "raise SystemExit('imported')\n"
 

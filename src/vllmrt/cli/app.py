@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 COMMANDS = (
-    *("up", "status", "logs", "down", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "models"),
-    *("plugins", "config"),
+    *("up", "status", "logs", "down", "plan", "preflight", "resolve", "serve", "smoke", "doctor", "render", "monitor"),
+    *("models", "plugins", "config"),
 )
 """Each is a module of this package with an ``app``."""
 

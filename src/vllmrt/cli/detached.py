@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vllmrt.background.control import start
 from vllmrt.cli.output import show_command, show_warnings, watch
+from vllmrt.cli.reporting import interrupted
 from vllmrt.events import Event
 from vllmrt.host import PluginHost
 from vllmrt.masking import Masker
@@ -51,7 +51,7 @@ def _wait(run: Run, started: Started, masker: Masker) -> None:
 
     try:
         ready = wait(started, run.layers.settings, masker)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         run.emit(Event("background.left", "server", "it goes on in the background; vllmrt down stops it", "warning"))
-        raise SystemExit(128 + SIGINT) from None
+        raise interrupted(interrupt) from None
     run.emit(Event("background.ready", "server", ready, "good", {"url": started.server.url}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from codecs import getincrementaldecoder
-from signal import SIGINT
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from vllmrt.background.control import runs
 from vllmrt.background.logs import follow as followed
 from vllmrt.background.logs import last_lines
 from vllmrt.cli.options import Run, command
+from vllmrt.cli.reporting import interrupted
 from vllmrt.errors import ConfigError, UsageError
 from vllmrt.events import printable
 
@@ -43,8 +43,8 @@ def logs(
     try:
         for piece in followed(path, lambda: follow and runs(settings)):
             write(piece)
-    except KeyboardInterrupt:
-        raise SystemExit(128 + SIGINT) from None
+    except KeyboardInterrupt as interrupt:
+        raise interrupted(interrupt) from None
 
 
 def _writer(run: Run) -> Callable[[bytes], None]:

@@ -30,7 +30,7 @@ _GB = 1_000_000_000
 
 @app.callback()
 def render() -> None:
-    """Print what starts vllmrt unattended, filled in from the settings; never a secret.
+    """Print what starts vllmrt unattended, or watches it, filled in from the settings; never a secret.
 
     Only what differs from the defaults is written. Arguments after -- go to vllm serve.
     """
@@ -95,6 +95,24 @@ def quadlet(run: Run, *, image: Image = None, output: Output = None) -> None:
     deployment = _described(run)
     _warn_of_this_machine(run, deployment)
     _show(run, container(deployment, _image(image)), output)
+
+
+@app.command()
+@command("server")
+def prometheus(run: Run, *, output: Output = None) -> None:
+    """Print the configuration of a Prometheus that watches the server, and its alert rules."""
+    from vllmrt.monitoring.prometheus import configuration
+
+    _show(run, configuration(run.layers.settings), output, between="---\n")
+
+
+@app.command()
+@command()
+def grafana(run: Run, *, output: Output = None) -> None:
+    """Print a dashboard for Grafana; its Prometheus is chosen in it."""
+    from vllmrt.monitoring.grafana import DASHBOARD, as_text
+
+    _show(run, {DASHBOARD: as_text()}, output)
 
 
 def _described(run: Run) -> Deployment:

@@ -84,7 +84,7 @@ def reporting(
         facts = _report(known, code(known), emit)
     except KeyboardInterrupt as interrupt:
         emit(Event("interrupted", "stopped", "what was fetched is kept; the next run goes on from there", "warning"))
-        raise SystemExit(128 + (SIGTERM if isinstance(interrupt, _Terminated) else SIGINT)) from None
+        raise interrupted(interrupt) from None
     except Exception as error:  # noqa: BLE001 - whatever else there is, is a bug of ours
         facts = _report_bug(error, code(None), emit, verbose=verbose)
     else:
@@ -92,6 +92,11 @@ def reporting(
     if json:
         out.write(to_json(facts) + "\n")
     raise Status(facts["code"])
+
+
+def interrupted(interrupt: KeyboardInterrupt) -> SystemExit:
+    """Return how a run ends that was interrupted: as the signal would have ended it."""
+    return SystemExit(128 + (SIGTERM if isinstance(interrupt, _Terminated) else SIGINT))
 
 
 def _of_system(error: OSError) -> VllmrtError:
