@@ -26,7 +26,7 @@ class Event(NamedTuple):
     Attributes:
         name: for programs, such as ``resolve.attempt``; documented in docs/reference/events.md.
         label: the first column: a stage or a source.
-        text: the rest of the line, for people; no secrets.
+        text: the rest of the line, for people; no secrets. Without one only programs are told.
         level: how much it matters.
         data: the same facts for programs.
     """
@@ -118,6 +118,8 @@ class _Lines:
     def __call__(self, event: Event) -> None:
         from time import monotonic
 
+        if not event.text:
+            return
         if event.name == PROGRESS:
             if monotonic() - self._shown < PROGRESS_EVERY:
                 return
@@ -137,6 +139,7 @@ class _Terminal:
     def __call__(self, event: Event) -> None:
         if event.name == PROGRESS:
             self._move(event)
+        if event.name == PROGRESS or not event.text:
             return
         if self._bar is not None:
             self._bar.stop()

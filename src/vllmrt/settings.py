@@ -271,6 +271,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         Path | None, Var("logging", "PROMETHEUS_MULTIPROC_DIR", "Directory for metrics of several server processes")
     ] = None
 
+    metrics_file: Annotated[
+        Path | None,
+        Var("metrics", None, "File to write what the run has cost to, as metrics for Prometheus", "--metrics-file"),
+    ] = None
+
     prometheus_port: Annotated[
         Port,
         Var("monitor", "PROMETHEUS_PORT", "Port of the Prometheus that monitor up starts", flag="--prometheus-port"),

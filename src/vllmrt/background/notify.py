@@ -47,7 +47,8 @@ def telling(emit: Emit, address: str) -> Emit:
     """Return a function that shows events, and tells the service manager of them too."""
 
     def told(event: Event) -> None:
-        send(address, f"STATUS={event.label}: {event.text}")
+        if event.text:
+            send(address, f"STATUS={event.label}: {event.text}")
         emit(event)
 
     return told

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TextIO
 
+from vllmrt.cli.reporting import interrupted
 from vllmrt.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from vllmrt.cli.reporting import Run
@@ -27,6 +28,31 @@ def notified(run: Run) -> Run:
     from vllmrt.background.notify import telling
 
     return run._replace(emit=telling(run.emit, os.environ[NOTIFY]))
+
+
+@contextmanager
+def recorded(run: Run, **labels: str) -> Iterator[Run]:
+    """Write what the block has cost into the metrics file, if there is one, however the block ends.
+
+    Args:
+        run: of the command.
+        labels: of all metrics, besides the model.
+    """
+    settings = run.layers.settings
+    if settings.metrics_file is None or settings.dry_run:
+        yield run
+        return
+    from vllmrt.identity import DEFAULT_MODEL
+    from vllmrt.monitoring.textfile import Recorder
+
+    model = settings.model_id or "/".join(filter(None, (settings.model_org, settings.model))) or DEFAULT_MODEL
+    recorder = Recorder(run.emit, settings.metrics_file, {"model": model, **labels})
+    try:
+        yield run._replace(emit=recorder, settle=recorder.succeed)
+    except BaseException as error:
+        recorder.fail(interrupted(error) if isinstance(error, KeyboardInterrupt) else error)
+        raise
+    recorder.succeed()
 
 
 def show_launch(
@@ -59,6 +85,7 @@ def show_launch(
             preflight = {"preflight": told} if told else {}
             run.print_json({"ok": True, **facts, **preflight, "argv": plan.argv, "dry_run": dry})
         if not dry:
+            run.settle()
             watch(run, os.getpid(), str(facts.get("model", "the model")))
             launch(plan)
 

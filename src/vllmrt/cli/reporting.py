@@ -32,6 +32,7 @@ class Run(NamedTuple):
         extra: what is for another program: what followed ``--``, or began with a word that is no option.
         out: stdout; ``sys.stdout`` itself leads to stderr meanwhile, for plugins that print.
         log_format: how events are to be shown: ``text``, ``json``, or None.
+        settle: called when all went well, and vllmrt is about to become something else.
     """
 
     layers: Layers
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     extra: tuple[str, ...]
     out: TextIO
     log_format: str | None = None
+    settle: Callable[[], None] = lambda: None
 
     def print(self, line: object) -> None:
         """Print one line on stdout."""

@@ -6,19 +6,21 @@ import typer
 
 from vllmrt import pipeline
 from vllmrt.cli.options import Run, command
+from vllmrt.cli.output import recorded
 from vllmrt.resolve import envfile
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
-@command("model", "transfer", "stores", "plugins", "--dry-run")
+@command("model", "transfer", "stores", "plugins", "metrics", "--dry-run")
 def resolve(run: Run) -> None:
     """Find a model, prove that it is whole, and write the env file that serve reads.
 
     The directory of the model is printed on stdout.
     """
-    resolved = pipeline.resolve(run.layers, run.emit)
+    with recorded(run) as noted:
+        resolved = pipeline.resolve(noted.layers, noted.emit)
     if not run.json:
         run.print(resolved.path)
         return

@@ -9,7 +9,7 @@ import typer
 
 from vllmrt import pipeline
 from vllmrt.cli.options import Run, command
-from vllmrt.cli.output import notified, show_launch
+from vllmrt.cli.output import notified, recorded, show_launch
 from vllmrt.errors import UsageError
 
 app = typer.Typer(add_completion=False)
@@ -18,7 +18,19 @@ app = typer.Typer(add_completion=False)
 @app.command(
     epilog="Arguments after -- go to vllm serve as they are; one that collides with a flag of ours is dropped."
 )
-@command("model", "transfer", "stores", "server", "engine", "logging", "plugins", "up", "preflight", takes_extra=True)
+@command(
+    "model",
+    "transfer",
+    "stores",
+    "server",
+    "engine",
+    "logging",
+    "plugins",
+    "up",
+    "metrics",
+    "preflight",
+    takes_extra=True,
+)
 def up(
     run: Run,
     *,
@@ -38,14 +50,14 @@ def up(
     """
     if wait and not detach:
         raise UsageError("--wait goes with --detach: without it vllmrt turns into the server, and nobody waits")
-    run = notified(run)
-    ready = pipeline.up(run.layers, run.emit, os.environ, run.extra)
-    if detach and not run.layers.settings.dry_run:
-        from vllmrt.cli.detached import launch_detached
+    with recorded(notified(run), port=str(run.layers.settings.port)) as noted:
+        ready = pipeline.up(run.layers, noted.emit, os.environ, run.extra)
+        if detach and not run.layers.settings.dry_run:
+            from vllmrt.cli.detached import launch_detached
 
-        launch_detached(run, ready, _facts(ready), print_cmd=print_cmd, wait=wait)
-    else:
-        show_launch(run, ready.plan, _facts(ready), print_cmd=print_cmd, clearing=ready.clearing)
+            launch_detached(noted, ready, _facts(ready), print_cmd=print_cmd, wait=wait)
+        else:
+            show_launch(noted, ready.plan, _facts(ready), print_cmd=print_cmd, clearing=ready.clearing)
 
 
 def _facts(ready: pipeline.Ready) -> dict[str, Any]:

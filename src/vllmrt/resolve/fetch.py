@@ -160,7 +160,11 @@ class Fetcher:
                 done = {target.file.path: target.here() for target in targets}
                 parts = ranges.plan(files, done, connections=connections)
                 engine = Engine(opener, targets, journal, connections=connections, stall=self._settings.stall_timeout)
-                engine.run(parts, Reporter(self._emit, self._note, source, len(files), parts))
+                reporter = Reporter(self._emit, self._note, source, len(files), parts)
+                try:
+                    engine.run(parts, reporter)
+                finally:
+                    reporter.end()
             finally:
                 for target in targets:
                     target.close()

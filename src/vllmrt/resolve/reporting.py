@@ -70,16 +70,23 @@ class Reporter:
         self._begin = self._shown = time.monotonic()
         self._complained = 0.0
         self._retries = 0
+        self._last: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Pass it on, if it is time."""
-        now = time.monotonic()
+        now, self._last = time.monotonic(), progress
         if progress.retries > self._retries and now - self._complained >= PROGRESS_EVERY:
             self._complained, self._retries = now, progress.retries
             self._complain(progress)
         if self._total and now - self._shown >= _REPORT_EVERY:
             self._shown = now
             self._tell(progress, progress.received / (now - self._begin))
+
+    def end(self) -> None:
+        """Tell programs what the transfer has cost, however it ended."""
+        if self._total and self._last is not None:
+            data = {"source": self._source, "received": self._last.received, "retries": self._last.retries}
+            self._emit(Event("transfer.end", self._source, "", data=data))
 
     def _complain(self, progress: Progress) -> None:
         text = f"retry {progress.retries}: {progress.trouble}"
