@@ -61,7 +61,7 @@ faults: dev  ## every fault of network, disk and process, and a hundred kills (F
 e2e: dev engine test-tools  ## the tests that start a real vLLM, one at a time
 	@VLLMRT_TEST_ENGINE="$$(scripts/engine find)" .venv/bin/pytest -m e2e
 
-test-tools:
+test-tools: .venv/.python
 	@scripts/test-tools
 
 BENCH := VLLMRT_TEST_ENGINE="$$(scripts/engine find)" PYTHONPATH=tests .venv/bin/python -m bench
@@ -103,4 +103,4 @@ dist: dev  ## wheels and source archives of all packages, in dist/, with the bui
 	@rm -f dist/.gitignore && ls dist
 
 clean:  ## remove the environments and everything that was built
-	rm -rf .venv .venv-vllm .venv-bench .venv-tools dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-bench .venv-tools .venv-olah dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -70,7 +70,7 @@ def mirror(hub: FakeHub, tmp_path: Path) -> Iterator[str]:
     beside = ROOT / ".venv-olah" / "bin" / "olah-cli"
     program = os.environ.get("VLLMRT_TEST_OLAH") or shutil.which("olah-cli") or str(beside)
     if not os.access(program, os.X_OK):
-        pytest.skip("no olah: python -m venv .venv-olah && .venv-olah/bin/pip install olah")
+        pytest.skip("no olah: make test-tools")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
