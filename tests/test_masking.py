@@ -19,12 +19,19 @@ WORDS = [
         ["sh", "-c", "VLLM_API_KEY=k exec vllm --api-key k -v"],
         f"sh -c VLLM_API_KEY={MASK} exec vllm --api-key {MASK} -v",
     ),
+    (
+        ["x", "--kv-config.password", "k", "--kv-config.token=k"],
+        f"x --kv-config.password {MASK} --kv-config.token={MASK}",
+    ),
+    (["x", '{"a": {"password": "it\'s \\"k", "port": "1"}}'], f'x {{"a": {{"password": "{MASK}", "port": "1"}}}}'),
+    (["x", r'"{\"api_key\":\"k\"}"'], rf'x "{{\"api_key\":\"{MASK}\"}}"'),
     (["x", "https://u:p@host/a?sig=k"], f"x https://{MASK}@host/a?{MASK}"),
 ]
 KEPT = [
     ["vllm", "serve", "m", "--max-num-batched-tokens", "4096", "--tokenizer", "t", "--ssl-keyfile", "f"],
     ["python", "-m", "vllm.entrypoints.openai.api_server", "--port=8000", "--kv-cache-dtype", "auto"],
     ["grep", "token", "key", "a=b"],
+    ["x", '{"max_tokens": "16", "tokenizer": "t", "password": 5}'],
 ]
 
 
@@ -38,7 +45,9 @@ def test_what_only_sounds_like_one(argv: list[str]) -> None:
     assert redact_argv(argv) == argv
 
 
-@pytest.mark.parametrize("piece", ["x", "-", "_", "a-", "a_", "key", "-key", "token-", "://", "?", "--api-key "])
+@pytest.mark.parametrize(
+    "piece", ["x", "-", "_", "a-", "a_", "key", "-key", "token-", "://", "?", "--api-key ", '"', '"key":"']
+)
 def test_a_text_that_is_made_to_be_slow(piece: str) -> None:
     begin = time.monotonic()
     redact(piece * (100_000 // len(piece)))

@@ -121,8 +121,9 @@ def test_waiting_ends_with_the_first_token(user: User) -> None:
     assert (path, authorized, body["max_tokens"]) == ("/v1/completions", True, 1)
 
 
-def test_a_model_that_makes_no_text_is_ready_when_it_is_healthy(user: User) -> None:
-    assert user.detach("--wait", ANSWERS="404").code == 0
+@pytest.mark.parametrize("answer", ["404", "501"])
+def test_a_model_that_makes_no_text_is_ready_when_it_is_healthy(user: User, answer: str) -> None:
+    assert user.detach("--wait", ANSWERS=answer).code == 0
 
 
 @pytest.mark.parametrize(("dies", "status"), [("3", 3), ("-9", 137)])

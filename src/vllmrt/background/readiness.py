@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _PROMPT = {"prompt": "Once upon a time", "max_tokens": 1, "ignore_eos": True}
 _PAUSE, _LONGEST = 0.25, 60.0
-_OK, _NOT_FOUND = 200, 404
+_OK = 200
+_NO_TEXT = frozenset({404, 501})  # vllm/entrypoints: the route is not there, or its handler is not
 
 
 class _Usage(msgspec.Struct):
@@ -68,7 +69,7 @@ def _first_token(url: str, key: str | None, seconds: float) -> str:
     if health.status != _OK:
         raise Failed(f"/health answers {health.status}")
     reply = ask(server, "/v1/completions", key=key, body=msgspec.json.encode(_PROMPT), seconds=seconds)
-    if reply.status == _NOT_FOUND:
+    if reply.status in _NO_TEXT:
         return "it is healthy; its model makes no text"
     try:
         if reply.status == _OK and msgspec.json.decode(reply.body, type=_Answer).usage.completion_tokens:
