@@ -115,11 +115,19 @@ def _kept(process: subprocess.Popen[bytes], plan: LaunchPlan, model: str, settin
 
 
 def runs(settings: Settings) -> bool:
-    """Tell whether the server on the port still runs; it is asked nothing, so that its log has nothing of it.
+    """Tell whether a server runs on the port; it is asked nothing, so that its log has nothing of it.
 
     Raises:
         ConfigError: what is kept of it cannot be used.
+        LockTimeout: somebody else takes too long to start or stop one there.
     """
+    if _is_there(settings):
+        return True
+    with state.held(settings):  # whoever stopped it may be starting the next one
+        return _is_there(settings)
+
+
+def _is_there(settings: Settings) -> bool:
     server = state.load(settings)
     return server is not None and state.is_running(server, ProcFs())
 
