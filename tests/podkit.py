@@ -130,7 +130,8 @@ class Pod:
 
     def __exit__(self, *_: object) -> None:
         for process in self.running:
-            process.kill()  # its namespace of processes goes with it
+            self._signal(process, signal.SIGKILL)  # its namespace of processes goes with it
+            process.kill()
             process.wait(20)
 
     def start(self, container: Mapping[str, Any], log: Path, command: Sequence[str] = ()) -> subprocess.Popen[bytes]:
@@ -168,10 +169,14 @@ class Pod:
 
     def stop(self, process: subprocess.Popen[bytes], *, seconds: float) -> int:
         """Ask the first process of a container to end, as the kubelet does, and return the status."""
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(children[0]), signal.SIGTERM)
+        self._signal(process, signal.SIGTERM)
         return process.wait(seconds)
+
+    def _signal(self, process: subprocess.Popen[bytes], number: int) -> None:
+        """Send a signal to the first process of a container; that unshare's end kills it is lost with its user."""
+        with contextlib.suppress(FileNotFoundError, IndexError, ProcessLookupError):
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[0]), number)
 
 
 def image(path: Path, engine: Path) -> list[Path]:
