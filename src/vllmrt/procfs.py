@@ -93,6 +93,24 @@ class ProcFs:
         except OSError:
             return None
 
+    def family(self, root: int) -> dict[int, Stat]:
+        """Return the state of a process and of all its descendants, and of others where children are not listed.
+
+        A list of children lacks some where one ends while it is read (proc(5)): it has to stay the same.
+        """
+        found: dict[int, Stat] = {}
+        pending = [root]
+        while pending:
+            pid = pending.pop()
+            if pid in found or (stat := self.stat(pid)) is None:
+                continue
+            found[pid] = stat
+            children = self.children(pid)
+            if children is None or children != self.children(pid):
+                return self.table()
+            pending += children
+        return found
+
     def argv(self, pid: int) -> tuple[str, ...]:
         """Return a command line; empty for zombies, threads of the kernel, and what may not be seen."""
         try:
@@ -129,11 +147,12 @@ class ProcFs:
             inodes: of the sockets.
             pids: where to look; None looks everywhere.
         """
-        wanted = {f"socket:[{inode}]": inode for inode in inodes}
+        wanted = {b"socket:[%d]" % inode: inode for inode in inodes}  # bytes need no decoding, ten thousand times
+        root = os.fsencode(self.root)
         owners: dict[int, set[int]] = {}
         hidden = 0
         for pid in self.pids() if pids is None else pids:
-            folder = f"{self._prefix}/{pid}/fd"
+            folder = b"%b/%d/fd" % (root, pid)
             try:
                 names = os.listdir(folder)
             except PermissionError:
@@ -143,7 +162,7 @@ class ProcFs:
                 continue
             for name in names:
                 try:
-                    inode = wanted.get(os.readlink(f"{folder}/{name}"))  # noqa: PTH115 - a string, which is no path
+                    inode = wanted.get(os.readlink(b"%b/%b" % (folder, name)))  # noqa: PTH115 - a string, which is no path
                 except OSError:
                     continue
                 if inode is not None:

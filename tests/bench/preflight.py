@@ -22,15 +22,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VLLMRT = str(Path(sys.executable).with_name("vllmrt"))
-# Neither typer nor the settings' layers: what `vllmrt up` pays besides.
+BIN = Path(sys.executable).parent
+VLLMRT = str(BIN / "vllmrt")
+# Neither typer nor the settings' layers: what `vllmrt up` pays besides. It leaves as vllmrt does.
 INSPECT = """\
-import sys
+import os, sys
 from vllmrt.settings import Settings
 from vllmrt.host import PluginHost
 from vllmrt.preflight.port import inspect
 settings = Settings(port=int(sys.argv[1]))
-print(len(inspect(settings, PluginHost(settings)).holders))
+print(len(inspect(settings, PluginHost(settings)).holders), flush=True)
+os._exit(0)
 """
 BARE = "pass"
 
@@ -66,6 +68,7 @@ def _table(free: int, foreign: int, engine: int, *, runs: int) -> None:
         "inspect, vllm listens": [*python, INSPECT, str(engine)],
         "vllmrt preflight, nobody listens": [VLLMRT, "preflight", "--port", str(free)],
         "vllmrt preflight, another listens": [VLLMRT, "preflight", "--port", str(foreign)],
+        "vllm-preflight, another listens": ["env", f"VLLM_PORT={foreign}", f"{BIN}/vllm-preflight"],
         "vllmrt --version": [VLLMRT, "--version"],
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from vllmrt.procfs import Stat
+
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other users, namespaces, hidepid")
 CONTRACT = {
     "ok",
@@ -451,7 +453,7 @@ import json, os, sys
 seen = []
 def hook(event, args):
     if event in ("open", "os.listdir", "os.scandir"):
-        seen.append(str(args[0]))
+        seen.append(os.fsdecode(args[0]) if isinstance(args[0], bytes) else str(args[0]))
 from vllmrt.settings import Settings
 from vllmrt.host import PluginHost
 from vllmrt.preflight.port import inspect
@@ -476,6 +478,37 @@ def test_nobody_listens_and_no_process_is_looked_at(machine: Machine, port: int)
     count, paths = spied(port)
     assert count == 1
     assert f"/proc/{os.getpid()}/fd" in paths
+
+
+def test_a_holder_and_its_tree_are_all_that_is_looked_at_twice(machine: Machine, port: int) -> None:
+    """With thousands of processes, to read a line of each takes as long as all the rest."""
+    read = []
+
+    class Counting(ProcFs):
+        def stat(self, pid: int) -> Stat | None:
+            read.append(pid)
+            return super().stat(pid)
+
+    def looked_at(proc: ProcFs) -> set[int]:
+        settings = Settings(port=port)
+        holders = inspect(settings, PluginHost(settings), proc).holders
+        return {one.pid for holder in holders for one in holder.tree}
+
+    stale = machine.serve(port=port, WORKERS="2")
+    tree = {stale.pid, *children(stale.pid)}
+    assert looked_at(Counting()) == tree
+    assert set(read) <= {*tree, *ProcFs().ancestry(stale.pid)}
+
+    class Changing(ProcFs):
+        """One whose first lists of children lack some, since others ended while they were read."""
+
+        def children(self, pid: int) -> list[int] | None:
+            missed.append(pid)
+            found = super().children(pid)
+            return found[1:] if found and len(missed) == 1 else found
+
+    missed: list[int] = []
+    assert looked_at(Changing()) == tree
 
 
 class Racing(ProcFs):

@@ -42,14 +42,13 @@ def holders_of(chains: list[list[ProcessInfo]], host: PluginHost, proc: ProcFs) 
     """
     everyone = {process.pid: process for chain in chains for process in chain}
     verdicts = _verdicts(everyone.values(), host)
-    table: Mapping[int, Stat] = proc.table() if Verdict.VLLM in verdicts.values() else {}
     for chain in chains:
         process = chain[0]
         if verdicts[process.pid] is not Verdict.VLLM:
             yield Holder(process, verdicts[process.pid])
             continue
         root = next(one for one in reversed(chain) if verdicts[one.pid] is Verdict.VLLM)
-        tree = tree_of(root, table, proc)
+        tree = tree_of(root, proc.family(root.pid), proc)
         yield Holder(process, verdict_on(tree, host), tree)
 
 
