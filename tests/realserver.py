@@ -58,13 +58,17 @@ def engine() -> str:
 
 @pytest.fixture(scope="module")
 def environ(tmp_path_factory: pytest.TempPathFactory, engine: str) -> dict[str, str]:
-    """The environment of a new user: an empty home, and no variable of an earlier life."""
+    """The environment of a new user: an empty home, and no variable of an earlier life.
+
+    What vLLM has learnt of a model's classes is kept between the tests: each start would else import them once more.
+    """
     home = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM", "HF_", "XDG_"))}
     return kept | {
         "HOME": str(home),
         "VLLMRT_VLLM": engine,
         "VLLM_API_KEY": KEY,
+        "VLLM_CACHE_ROOT": str(tmp_path_factory.getbasetemp() / "vllm-cache"),
         "VLLM_PREFLIGHT_LOCKFILE": str(home / "lock"),
     }
 
