@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from standin import OTHER, VLLMRT, Machine, alive, children, hand_over, listens, wait_for
 
+from vllmrt.errors import PortOtherUser
 from vllmrt.host import PluginHost
 from vllmrt.preflight.decision import PortAction
 from vllmrt.preflight.port import check, inspect, reclaim
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vllmrt.procfs import Stat
+    from vllmrt.types import ProcessInfo
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: other users, namespaces, hidepid")
 CONTRACT = {
@@ -405,6 +407,50 @@ def test_a_protected_child_protects_the_whole_tree(machine: Machine, port: int) 
     machine.serve(port=port, ENGINE="VLLM::EngineCore")
     protect = plugin(machine, "return Verdict.PROTECTED if process.title == 'VLLM::EngineCore' else None")
     refused(machine, port, 2, **protect)
+
+
+# The first listens; below it is one whose first thread has ended, a zombie by its state, and below that a third.
+LEADERLESS = """\
+import ctypes, os, socket, subprocess, sys, threading, time
+role = sys.argv[1]
+if role == "serve":
+    host, _, port = os.environ["LISTEN"].rpartition(":")
+    listener = socket.create_server((host, int(port)))
+    subprocess.Popen([sys.executable, __file__, "between"])
+elif role == "between":
+    def go_on():
+        while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        subprocess.run([sys.executable, __file__, "below"])
+    threading.Thread(target=go_on).start()
+    ctypes.CDLL(None).pthread_exit(None)
+else:
+    open(os.environ["READY"], "w").close()
+time.sleep(100)
+"""
+
+
+def test_what_is_below_a_process_that_shows_nothing_of_itself_protects_the_whole_tree(
+    machine: Machine, port: int
+) -> None:
+    machine.vllm.write_text(LEADERLESS)
+    top = machine.start([sys.executable, machine.vllm, "serve"], LISTEN=f"127.0.0.1:{port}")
+    (between,) = children(top.pid)
+    assert ProcFs().info(between) is None
+    refused(machine, port, 2, **plugin(machine, "return Verdict.PROTECTED if 'below' in process.argv else None"))
+
+
+def test_what_may_not_be_looked_into_is_another_users(machine: Machine, port: int) -> None:
+    class Hiding(ProcFs):
+        def info(self, pid: int) -> ProcessInfo | None:
+            return None if pid == hidden else super().info(pid)
+
+    stale = machine.serve(port=port, WORKERS="1")
+    (hidden,) = children(stale.pid)
+    settings = Settings(port=port)
+    with pytest.raises(PortOtherUser):
+        reclaim(inspect(settings, PluginHost(settings), Hiding()), settings, PluginHost(settings))
+    assert listens(port)
 
 
 @pytest.mark.parametrize("body", ["raise ValueError('boom')", "return 'vllm'", "raise SystemExit"])

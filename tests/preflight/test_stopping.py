@@ -256,6 +256,18 @@ def test_what_ignores_sigterm_is_killed_and_reported(machine: Machine) -> None:
     assert not any(map(alive, tree))
 
 
+def test_what_ran_in_the_round_before_is_told_to_end_in_its_own(machine: Machine) -> None:
+    """Another supervisor's vLLM, which gets the port when the first one is gone."""
+    first, second = machine.serve(), machine.serve(WORKERS="1")
+    stopper = Stopper(ProcFs())
+    stopper.stop([info(first.pid)], 10)
+    assert alive(second.pid)
+    stopper.stop([info(second.pid)], 3)
+    assert stopper.result.roots == (first.pid, second.pid)
+    assert stopper.result.killed == ()
+    assert machine.left() == []
+
+
 def test_no_time_at_all_kills_at_once(machine: Machine) -> None:
     process = machine.serve(ON_TERM="ignore")
     Stopper(ProcFs()).stop([info(process.pid)], 0)

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from vllmrt.preflight.decision import Holder
 from vllmrt.preflight.trees import descendants
-from vllmrt.types import Verdict
+from vllmrt.types import ProcessInfo, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from vllmrt.host import PluginHost
     from vllmrt.procfs import ProcFs, Stat
-    from vllmrt.types import ProcessInfo
 
-_INIT = 1
+_INIT, _NOBODY = 1, -1
 
 
 def chain_of(pid: int, proc: ProcFs) -> list[ProcessInfo]:
@@ -53,14 +52,23 @@ def holders_of(chains: list[list[ProcessInfo]], host: PluginHost, proc: ProcFs) 
 
 
 def tree_of(root: ProcessInfo, table: Mapping[int, Stat], proc: ProcFs) -> tuple[ProcessInfo, ...]:
-    """Return a process and its descendants, each with its ancestors inside the tree, the root first."""
-    found = {root.pid: root}
-    for pid in reversed(descendants(table, [root.pid])):
-        info = found.get(pid) or proc.info(pid)
-        parent = found.get(table[pid].ppid)
-        if info and parent and pid != root.pid:
-            found[pid] = replace(info, ancestors=(parent, *parent.ancestors))
-    return tuple(found.values())
+    """Return a process and its descendants, each with its ancestors inside the tree, the root first.
+
+    What has ended, or only its first thread, has none of its own; its descendants have the nearest ancestor that is
+    there. What runs and may not be looked into belongs to no user that we know.
+    """
+    nearest = {root.pid: root}
+    for pid in reversed(descendants(table, [root.pid])[:-1]):
+        parent = nearest[table[pid].ppid]
+        info = proc.info(pid) or _unseen(proc.stat(pid))
+        nearest[pid] = replace(info, ancestors=(parent, *parent.ancestors)) if info else parent
+    return tuple({process.pid: process for process in nearest.values()}.values())
+
+
+def _unseen(stat: Stat | None) -> ProcessInfo | None:
+    if stat is None or not stat.alive:
+        return None
+    return ProcessInfo(stat.pid, uid=_NOBODY, start_ticks=stat.start_ticks, exe=None, argv=(), title="")
 
 
 def verdict_on(tree: tuple[ProcessInfo, ...], host: PluginHost) -> Verdict | None:

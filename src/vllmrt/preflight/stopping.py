@@ -107,6 +107,7 @@ class Stopper:
             seconds: between SIGTERM and SIGKILL.
             done: what the trees are stopped for.
         """
+        self._strangers.clear()  # of an earlier call: these roots may have been among them
         for root in roots:
             self._adopt(root.pid, root.start_ticks)
         self.result = self.result._replace(roots=(*self.result.roots, *self._open))
