@@ -10,10 +10,11 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from standin import VLLMRT, Machine, held, listens, wait_for
 
-from vllmrt import layers
+from vllmrt import layers, locking
 from vllmrt.preflight.lock import lock_path
 from vllmrt.settings import Settings
 
@@ -184,6 +185,28 @@ def test_a_lock_that_a_living_process_holds(machine: Machine, port: int) -> None
         assert f"process {process.pid}" in done.json["error"]
         assert listens(port)
         assert machine.preflight("--port", str(port), "--dry-run").code == 0
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["init", "our parent"])
+def test_a_lock_whose_holder_is_not_the_one_that_it_names(machine: Machine, port: int, pid: int) -> None:
+    """Another container's process 1, where both have one ``/tmp``; or somebody who wants the lock ignored."""
+    machine.serve(port=port)
+    with holder(machine.path / "lock"):
+        told = msgspec.json.decode((machine.path / "lock").read_bytes(), type=locking.Holder)
+        with (machine.path / "lock").open("r+b") as file:
+            file.write(msgspec.json.encode(told._replace(pid=pid)).ljust(200))
+        done = machine.preflight("--json", "--port", str(port))
+        assert (done.code, done.json["code"]) == (1, 1)
+        assert f"another preflight of port {port}" in done.json["error"]
+        assert listens(port)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a namespace of processes")
+@pytest.mark.parametrize("first", [[VLLMRT, "preflight", "--"], []], ids=["a preflight", "the preflight itself"])
+def test_process_1_of_a_container(machine: Machine, port: int, first: list[str]) -> None:
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *first]
+    done = machine.preflight("--json", wrapper=inside, environ={"VLLM_PORT": str(port)})
+    assert (done.code, done.json["ok"]) == (0, True), done.err
 
 
 def test_a_lock_that_a_dead_process_held(machine: Machine, port: int) -> None:

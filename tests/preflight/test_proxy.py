@@ -145,6 +145,18 @@ def test_signals_reach_the_command_once(machine: Machine, port: int) -> None:
     assert notes.read_text().split() == ["SIGUSR1", "SIGHUP", "SIGINT", "SIGTERM"]
 
 
+def test_signals_reach_a_command_that_does_not_listen_yet(machine: Machine, port: int) -> None:
+    notes, ready = machine.path / "notes", machine.path / "ready"
+    environ = {"ON_TERM": "note", "NOTES": str(notes), "READY": str(ready)}
+    proxy = start(machine, port, [sys.executable, machine.standin], **environ)
+    wait_for(ready.exists)
+    for count in (1, 2):
+        proxy.send_signal(signal.SIGUSR1)
+        wait_for(lambda count=count: notes.exists() and notes.read_text().split() == ["SIGUSR1"] * count)
+    proxy.send_signal(signal.SIGINT)
+    assert proxy.wait(20) == 130
+
+
 def test_ctrl_c_of_a_terminal_reaches_the_command_once(machine: Machine, port: int) -> None:
     """A terminal tells all of its foreground group; two of them would make vLLM quit at once."""
     notes = machine.path / "notes"

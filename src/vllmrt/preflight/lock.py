@@ -45,7 +45,7 @@ def locked(settings: Settings) -> Iterator[None]:
     try:
         held.__enter__()
     except LockTimeout as error:
-        if error.pid not in set(ProcFs().ancestry(os.getppid())):
+        if error.pid is None or not _started_us(error.pid, path):
             raise VllmrtError(f"another preflight of port {settings.port} runs: {error}", hint="wait for it") from None
         held = nullcontext()
     except OSError as error:
@@ -57,3 +57,24 @@ def locked(settings: Settings) -> Iterator[None]:
         yield
     finally:
         held.__exit__(None, None, None)
+
+
+def _started_us(pid: int, path: Path) -> bool:
+    """Tell whether the process that a lock file names is above us, and has the file open.
+
+    The file may lie, or speak of another container's process where both have one ``/tmp``.
+    """
+    if pid not in set(ProcFs().ancestry(os.getppid())):
+        return False
+    try:
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # of another user: it may not be looked into
+        return False
+    return any(_is_same(descriptor, path) for descriptor in descriptors)
+
+
+def _is_same(descriptor: Path, path: Path) -> bool:
+    try:
+        return descriptor.samefile(path)
+    except OSError:  # it has been closed
+        return False

@@ -86,6 +86,8 @@ class Proxy:
             if told and told.si_signo in _ENDING:
                 self._stop()
                 return 128 + told.si_signo
+            if told:
+                self._pass_on(told)
             inodes = {listener.inode for listener in listening(wanted, settings.port)}
             if inodes and self._owns(inodes):
                 return None
@@ -99,12 +101,14 @@ class Proxy:
     def wait(self) -> int:
         """Pass signals on until the command ends, and return its status."""
         while (status := self._ended()) is None:
-            told = signal.sigwaitinfo(self._signals)
-            # a terminal has told the command itself, but of its own end it tells the leader of its session alone
-            is_hangup = told.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
-            if told.si_signo != signal.SIGCHLD and (told.si_code <= 0 or is_hangup):
-                self._guardian.send_signal(told.si_signo)
+            self._pass_on(signal.sigwaitinfo(self._signals))
         return status
+
+    def _pass_on(self, told: signal.struct_siginfo) -> None:
+        # a terminal has told the command itself, but of its own end it tells the leader of its session alone
+        is_hangup = told.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
+        if told.si_signo != signal.SIGCHLD and (told.si_code <= 0 or is_hangup):
+            self._guardian.send_signal(told.si_signo)
 
     def _ended(self) -> int | None:
         status = self._guardian.poll()
