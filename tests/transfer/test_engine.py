@@ -89,7 +89,7 @@ def transfer(
     with Journal(staging) as journal:
         targets = [Target(file, staging / file.path, journal) for file in files]
         try:
-            engine = Engine(origin.open, targets, journal, connections=connections, stall=stall)
+            engine = Engine(origin.open, targets, connections=connections, stall=stall)
             done = {target.file.path: target.here() for target in targets}
             engine.run(ranges.plan(files, done, connections=connections), last.append)
         finally:
@@ -322,7 +322,7 @@ def test_a_directory_that_another_process_took_away_is_named(tmp_path: Path, con
     with Journal(tmp_path / "s") as journal:
         targets = [Target(file, tmp_path / "gone" / file.path, journal) for file in files]
         with pytest.raises(LockTimeout, match="another process"):
-            Engine(Origin(contents).open, targets, journal, connections=2).run(
+            Engine(Origin(contents).open, targets, connections=2).run(
                 ranges.plan(files, {}, connections=2), lambda _: None
             )
 
@@ -354,7 +354,7 @@ def test_without_a_digest_the_bytes_are_hashed(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     with Journal(tmp_path / "s") as journal:
         target = Target(RemoteFile("a", size=len(content), version="1"), tmp_path / "s" / "a", journal)
-        Engine(Origin({"a": content}).open, [target], journal, connections=2).run(
+        Engine(Origin({"a": content}).open, [target], connections=2).run(
             ranges.plan([target.file], {}, connections=2), lambda _: None
         )
         assert target.digest() == Digest("sha256", value=hashlib.sha256(content).hexdigest())
@@ -432,7 +432,7 @@ def test_an_interrupt_ends_it_in_a_second_and_keeps_what_came(tmp_path: Path, co
     with Journal(tmp_path / "s") as journal:
         targets = [Target(file, tmp_path / "s" / file.path, journal) for file in files]
         with pytest.raises(KeyboardInterrupt):
-            Engine(origin.open, targets, journal, connections=4).run(ranges.plan(files, {}, connections=4), interrupt)
+            Engine(origin.open, targets, connections=4).run(ranges.plan(files, {}, connections=4), interrupt)
         assert time.monotonic() - seen[0][0] < 1
         kept = sum(stop - start for file in files for start, stop in journal.done(file))
         assert kept >= seen[0][1]
@@ -457,7 +457,7 @@ def test_a_file_that_goes_once_the_ranges_are_planned_is_not_taken_for_zeros(
         done = {"a": target.here()}
         (tmp_path / "s" / "a").unlink()
         with pytest.raises(LockTimeout, match="taken a away"):
-            Engine(Origin(contents).open, [target], journal, connections=1).run(
+            Engine(Origin(contents).open, [target], connections=1).run(
                 ranges.plan(files, done, connections=1), lambda _: None
             )
         with pytest.raises(RuntimeError):

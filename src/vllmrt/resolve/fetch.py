@@ -159,7 +159,7 @@ class Fetcher:
             try:
                 done = {target.file.path: target.here() for target in targets}
                 parts = ranges.plan(files, done, connections=connections)
-                engine = Engine(opener, targets, journal, connections=connections, stall=self._settings.stall_timeout)
+                engine = Engine(opener, targets, connections=connections, stall=self._settings.stall_timeout)
                 reporter = Reporter(self._emit, self._note, source, len(files), parts)
                 try:
                     engine.run(parts, reporter)
@@ -167,7 +167,7 @@ class Fetcher:
                     reporter.end()
             finally:
                 for target in targets:
-                    target.close()
+                    target.leave()
         for target in targets:
             _place(target.path, safe_join(staging / recovery.FILES, target.file.path))
         return {target.file.path: (_state(target), target.inode) for target in targets}

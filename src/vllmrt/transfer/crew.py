@@ -82,9 +82,9 @@ class Crew:
         deadline = time.monotonic() + _GOODBYE
         for worker in self.workers:
             worker.abandon()
-        for worker in self.workers:
-            if worker.ident is not None:
-                worker.join(max(0.0, deadline - time.monotonic()))
+        for thread in (thread for worker in self.workers for thread in (worker, worker.closing)):
+            if thread is not None and thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _employ(self, count: int) -> None:
         while len(self.workers) < min(count, self._most):

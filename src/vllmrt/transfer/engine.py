@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ChangedError, IntegrityError, SourceError, TransientSourceError, VllmrtError
 from vllmrt.transfer.crew import Crew
-from vllmrt.transfer.ranges import Range, gaps
+from vllmrt.transfer.ranges import Range, plan
 from vllmrt.transfer.worker import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from vllmrt.transfer.journal import Journal
     from vllmrt.transfer.target import Target
     from vllmrt.transfer.worker import Worker
     from vllmrt.types import ReadableRange, RemoteFile
@@ -53,7 +52,6 @@ class Engine:
     Args:
         opener: opens the bytes ``start`` to ``stop`` of a file; called from several threads.
         targets: the files, in the order in which they are finished best.
-        journal: where finished ranges are noted.
         connections: how many workers at most.
         stall: seconds, see `STALL`.
     """
@@ -62,14 +60,13 @@ class Engine:
         self,
         opener: Callable[[RemoteFile, int, int], ReadableRange],
         targets: Iterable[Target],
-        journal: Journal,
         *,
         connections: int,
         stall: float = STALL,
     ) -> None:
         self.open = opener
         self._targets = {target.file.path: target for target in targets}
-        self._journal = journal
+        self._connections = connections
         self._stall = stall
         self._crew = Crew(self, most=connections, stall=stall)
         self._tasks: deque[Task] = deque()
@@ -81,6 +78,7 @@ class Engine:
         self._trouble = ""
         self._gone = 0
         self._error: BaseException | None = None
+        self._syncing: threading.Thread | None = None
         self._stopped = False
 
     def run(self, ranges: Sequence[Range], report: Callable[[Progress], None]) -> None:
@@ -210,7 +208,8 @@ class Engine:
             # What is left of an earlier run may have rotted on the disk: once more, from the beginning.
             self._mismatched.add(path)
             target.restart()
-            self._tasks.extend(Task(Range(target.file, *gap)) for gap in gaps(target.file.size, ()))
+            again = plan([target.file], {}, connections=self._connections) or [Range(target.file, 0, 0)]
+            self._tasks.extend(map(Task, again))
             self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
@@ -227,9 +226,10 @@ class Engine:
             for worker in self._crew.replace_stalled():
                 self.failed(worker, TransientSourceError(f"no byte in {self._stall:g} s"))
             report(self.progress())
-            if time.monotonic() - synced > _SYNC_EVERY:
+            if time.monotonic() - synced > _SYNC_EVERY and not (self._syncing and self._syncing.is_alive()):
                 synced = time.monotonic()
-                threading.Thread(target=self._sync, daemon=True).start()
+                self._syncing = threading.Thread(target=self._sync, name="vllmrt sync", daemon=True)
+                self._syncing.start()
         report(self.progress())
 
     def _ended(self) -> bool:
@@ -245,10 +245,11 @@ class Engine:
         return Progress(self._gone + self._crew.received, len(self._verified), self._retries, self._trouble)
 
     def _sync(self) -> None:
-        durable = self._journal.snapshot()
         for target in self._targets.values():
-            target.sync()
-        self._journal.synced(durable)
+            if self._stopped:
+                return
+            with suppress(OSError):  # then it is not noted either, and whoever writes hears of it
+                target.sync()
 
     def _leave(self) -> None:
         with self._changed:

@@ -71,6 +71,7 @@ class FileHash:
         self._arrived: list[Interval] = list(done)
         self._mutex = threading.Lock()
         self._hashing = threading.Lock()
+        self._stopped = False
 
     @property
     def complete(self) -> bool:
@@ -95,11 +96,17 @@ class FileHash:
 
     def catch_up(self) -> None:
         """Hash everything that lies without a gap behind what was hashed."""
-        while self._reachable() > self._position and self._hashing.acquire(blocking=False):
+        while not self._stopped and self._reachable() > self._position and self._hashing.acquire(blocking=False):
             try:
                 self._read_back(self._reachable())
             finally:
                 self._hashing.release()
+
+    def stop(self) -> None:
+        """Read nothing back any more; when this returns, the descriptor may be closed."""
+        self._stopped = True
+        with self._hashing:
+            pass
 
     def digest(self) -> Digest:
         """Return the digest of a complete file."""
@@ -111,7 +118,7 @@ class FileHash:
 
     def _read_back(self, stop: int) -> None:
         buffer = memoryview(bytearray(_BLOCK))
-        while self._position < stop:
+        while self._position < stop and not self._stopped:
             count = os.preadv(self._descriptor, [buffer[: stop - self._position]], self._position)
             if not count:
                 raise OSError(f"{self._file.path} became shorter while it was read")

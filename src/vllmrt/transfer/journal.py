@@ -8,6 +8,7 @@ been synced: of another boot, or another machine, only those count. A line that 
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,8 @@ import msgspec
 from vllmrt.transfer.ranges import Interval, merge
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vllmrt.types import RemoteFile
 
 NAME = "journal.jsonl"
@@ -49,15 +52,18 @@ class Journal:
         for line in _lines(staging / NAME):
             self._replay(line)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(staging / NAME, flags, 0o600)
+        self._descriptor: int | None = os.open(staging / NAME, flags, 0o600)
 
     def __enter__(self) -> Self:
         """Return the journal."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; what a thread that was given up still says is not noted."""
+        with self._mutex:
+            descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def done(self, file: RemoteFile) -> list[Interval]:
         """Return the intervals of this version of a file that are here."""
@@ -72,29 +78,25 @@ class Journal:
         """Note that nothing of a file can be trusted."""
         self._append(_Line(file.path, file.version))
 
-    def snapshot(self) -> dict[_Key, list[Interval]]:
-        """Return what is recorded now; sync the files, then hand it to `synced`."""
-        with self._mutex:
-            return {key: list(intervals) for key, intervals in self._done.items()}
-
-    def synced(self, snapshot: dict[_Key, list[Interval]]) -> None:
-        """Note that what a snapshot held is on the disk."""
-        for (path, version), intervals in snapshot.items():
-            for start, stop in intervals:
-                self._append(_Line(path, version, start, stop, self._boot, synced=True))
+    def synced(self, file: RemoteFile, intervals: Iterable[Interval]) -> None:
+        """Note that these intervals, which `done` gave before the file was synced, are on the disk."""
+        for start, stop in intervals:
+            self._append(_Line(file.path, file.version, start, stop, self._boot, synced=True))
 
     def _append(self, line: _Line) -> None:
-        # One write with O_APPEND: lines of two processes do not mix. The newline in front ends a line that was cut.
-        os.write(self._descriptor, b"\n" + msgspec.json.encode(line) + b"\n")
-        self._replay(line)
+        with self._mutex:
+            if self._descriptor is None:  # its number may be another file's by now
+                return
+            # One write with O_APPEND: lines of two processes do not mix. The newline in front ends a line that was cut.
+            os.write(self._descriptor, b"\n" + msgspec.json.encode(line) + b"\n")
+            self._replay(line)
 
     def _replay(self, line: _Line) -> None:
         key = (line.path, line.version)
-        with self._mutex:
-            if line.start == line.stop:
-                self._done.pop(key, None)
-            elif line.synced or line.boot == self._boot:
-                self._done[key] = merge([*self._done.get(key, ()), (line.start, line.stop)])
+        if line.start == line.stop:
+            self._done.pop(key, None)
+        elif line.synced or line.boot == self._boot:
+            self._done[key] = merge([*self._done.get(key, ()), (line.start, line.stop)])
 
 
 def _lines(path: Path) -> list[_Line]:
@@ -116,4 +118,4 @@ def _boot() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
-        return ""
+        return secrets.token_hex()  # what is not synced counts in this run alone

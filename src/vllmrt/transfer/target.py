@@ -40,6 +40,8 @@ class Target:
         self.inode = 0
         """Of the file that was written and proven; 0 before it is opened."""
         self._hash: FileHash | None = None
+        self._durable: list[Interval] = []
+        self._left = False
 
     @property
     def complete(self) -> bool:
@@ -100,22 +102,55 @@ class Target:
 
     def restart(self) -> None:
         """Throw away what is here; what another process may have published of it stays as it is."""
-        self._journal.forget(self.file)
         with self._mutex:
+            if self._left:
+                return
+            self._journal.forget(self.file)
             self._close()
             self.path.unlink(missing_ok=True)
             self._hash = None
+            self._durable = []
 
     def sync(self) -> None:
-        """Put the bytes on the disk, if any were written."""
+        """Put what the journal has of the file on the disk, and note there that it is.
+
+        Workers go on meanwhile: a slow disk takes its time.
+
+        Raises:
+            OSError: the disk does not take it, or the file is gone; nothing is noted.
+        """
         with self._mutex:
-            if self._descriptor is not None:
-                os.fdatasync(self._descriptor)
+            done = self._journal.done(self.file)
+            if self._left or done == self._durable:
+                return
+            descriptor = self._another()
+        try:
+            os.fdatasync(descriptor)
+            with self._mutex:
+                if os.path.samestat(os.fstat(descriptor), self.path.lstat()):  # it was not begun anew meanwhile
+                    self._journal.synced(self.file, done)
+                    self._durable = done
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Close the file; it is opened again where that is needed."""
         with self._mutex:
             self._close()
+
+    def leave(self) -> None:
+        """Close the file for good: a thread that was given up changes nothing of it any more."""
+        with self._mutex:
+            self._left = True
+            if self._hash is not None:
+                self._hash.stop()
+            self._close()
+
+    def _another(self) -> int:
+        """Return a descriptor of the file for ourselves."""
+        if self._descriptor is not None:
+            return os.dup(self._descriptor)
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -124,6 +159,8 @@ class Target:
 
     def _opened(self) -> tuple[int, FileHash]:
         with self._mutex:
+            if self._left:
+                raise RuntimeError(self.file.path)
             if self._descriptor is None:
                 try:
                     self._descriptor = self._begin()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vllmrt.errors import TransientSourceError
@@ -63,6 +65,7 @@ class Worker(threading.Thread):
         self.seen = time.monotonic()
         self.handle: ReadableRange | None = None
         self.received = 0
+        self.closing: threading.Thread | None = None
 
     def run(self) -> None:
         """Fetch ranges until there are none."""
@@ -86,6 +89,7 @@ class Worker(threading.Thread):
                 count = handle.readinto(buffer[: part.stop - self.position])
                 if not count:
                     raise TransientSourceError(f"{part.file.path} ended at byte {self.position:,} of {part.stop:,}")
+                self.seen = math.inf  # a slow disk is no stall
                 with self.mutex:
                     if self.abandoned:
                         return
@@ -102,4 +106,11 @@ class Worker(threading.Thread):
         with self.mutex:
             self.abandoned = True
         if self.handle is not None:
-            self.handle.close()
+            # in a thread: a source's close() may wait for the very connection that is given up
+            self.closing = threading.Thread(target=_close, args=(self.handle,), name="vllmrt close", daemon=True)
+            self.closing.start()
+
+
+def _close(handle: ReadableRange) -> None:
+    with suppress(Exception):  # nobody waits for what it says
+        handle.close()
