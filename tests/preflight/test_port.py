@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from standin import OTHER, VLLMRT, Machine, alive, children, hand_over, listens, wait_for
+from standin import HEARING, OTHER, VLLMRT, Machine, alive, children, hand_over, held, listens, wait_for
 
 from vllmrt.errors import PortOtherUser
 from vllmrt.host import PluginHost
@@ -234,6 +234,21 @@ def test_what_ignores_sigterm_is_killed(machine: Machine, port: int) -> None:
     assert machine.preflight("--port", str(port), "--stop-timeout", "1").code == 0
     assert time.monotonic() - begin < 6
     assert machine.left() == []
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_interrupted_it_does_not_speak_of_what_was_fetched(
+    machine: Machine, port: int, number: signal.Signals, name: str
+) -> None:
+    machine.serve(port=port, ON_TERM="ignore")
+    command = [*HEARING, VLLMRT, "preflight", "--port", str(port)]
+    with subprocess.Popen(command, env=machine.environ, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: held(machine.path / "lock"))
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert f"by {name}" in err
+    assert "fetched" not in err
 
 
 def test_what_is_suspended_goes_on_and_ends_as_others_do(machine: Machine, port: int) -> None:

@@ -296,6 +296,16 @@ def test_a_model_on_a_command_line_is_seen(store: Store, tmp_path: Path, word: s
         assert str(users[0]).startswith(f"process {pid} (")
 
 
+@pytest.mark.parametrize("word", ["--api-key=canary", "https://user:canary@host/x?token=canary", "HF_TOKEN=canary"])
+def test_no_key_on_the_command_line_of_a_user_is_shown(store: Store, word: str):
+    target = publish_model(store, OLD)
+    with running("sh", "-c", f"echo ready; read x # {word}", str(target)) as pid:
+        (user,) = usage([target]).users[target]
+    assert user.pid == pid
+    assert "********" in user.command
+    assert "canary" not in str(user)
+
+
 @pytest.mark.parametrize("word", ["{target}-2", "{target}.bak", "rename", "{target}/../other"])
 def test_a_command_line_that_only_looks_like_it_is_not(store: Store, word: str):
     target = publish_model(store, OLD)

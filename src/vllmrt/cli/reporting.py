@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     Codes = Callable[[VllmrtError | None], int]
 
+_FETCH = "transfer.start"
+
 
 class Run(NamedTuple):
     """What every command is given.
@@ -76,7 +78,14 @@ def reporting(
         verbose: True to show the traceback of a bug.
         code: the exit status of an error, and of a bug.
     """
-    emit, out = renderer(log_format), sys.stdout
+    show, out = renderer(log_format), sys.stdout
+    is_fetching = False
+
+    def emit(event: Event) -> None:
+        nonlocal is_fetching
+        is_fetching |= event.name == _FETCH
+        show(event)
+
     signal(SIGTERM, _terminate)
     try:
         with redirect_stdout(sys.stderr):
@@ -85,7 +94,9 @@ def reporting(
         known = error if isinstance(error, VllmrtError) else _of_system(error)
         facts = _report(known, code(known), emit)
     except KeyboardInterrupt as interrupt:
-        emit(Event("interrupted", "stopped", "what was fetched is kept; the next run goes on from there", "warning"))
+        kept = "; what was fetched is kept, and the next run goes on from there" if is_fetching else ""
+        by = "SIGTERM" if isinstance(interrupt, _Terminated) else "Ctrl-C"
+        emit(Event("interrupted", "stopped", f"by {by}{kept}", "warning"))
         raise interrupted(interrupt) from None
     except Exception as error:  # noqa: BLE001 - whatever else there is, is a bug of ours
         facts = _report_bug(error, code(None), emit, verbose=verbose)

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllmrt.masking import redact_argv
 from vllmrt.procfs import PROC, ProcFs
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DELETED = " (deleted)"
+_LONGEST = 200
 
 
 class User(NamedTuple):
@@ -83,8 +85,8 @@ class _Process:
 
     @property
     def title(self) -> str:
-        """The program and its first arguments, fit to be shown."""
-        text = " ".join(self._arguments[:3]) or "?"
+        """The program and its first arguments, fit to be shown, and without secrets."""
+        text = " ".join(redact_argv([word[:_LONGEST] for word in self._arguments[:3]])) or "?"
         return (text if text.isprintable() else ascii(text))[:80]
 
     @property
