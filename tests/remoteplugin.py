@@ -53,6 +53,10 @@ class Acme(FakeSource):
         hostile = tuple(RemoteFile(name, size=1, version="1") for name in json.loads(extra.read_text()))
         return (replace(answer[0], files=answer[0].files + hostile),)
 
+    def describe(self, base, path):
+        file = super().describe(base, path)
+        return replace(file, version="") if os.environ.get("ACME_NO_VERSION") else file
+
     def open(self, candidate, file, start, stop):
         with (ROOT / "asked.log").open("a") as log:
             log.write(f"{{file.path}} {{start}} {{stop}}\\n")

@@ -103,7 +103,8 @@ class RemoteFile:
     Attributes:
         path: relative POSIX path below the model's directory. Hostile until the core has checked it.
         size: bytes.
-        version: changes whenever the bytes do: an ETag, a generation, a blob id.
+        version: changes whenever the bytes do: an ETag, a generation, a blob id. Empty where the store has none: then
+            the file is fetched anew in each run, unless its digest tells that it is here.
         digest: of the content, where the store has one. A multipart ETag is none.
     """
 

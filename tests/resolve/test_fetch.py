@@ -103,6 +103,16 @@ def test_a_changed_file_is_all_that_moves(rig: Rig) -> None:
     assert rig.whole()
 
 
+def test_without_version_and_digest_the_size_says_nothing(rig: Rig) -> None:
+    bare = {"ACME_NO_DIGEST": "1", "ACME_NO_VERSION": "1"}
+    rig.resolve(**bare)
+    path = rig.model / "generation_config.json"
+    path.write_text(path.read_text().replace("1", "2"))
+    done = rig.resolve(**bare)
+    assert done.returncode == 0, done.stderr
+    assert rig.whole()
+
+
 def test_a_model_that_was_only_touched_is_read_and_not_fetched(rig: Rig) -> None:
     """As a copy that keeps no times leaves it; where other bytes lie, they are fetched."""
     rig.resolve()

@@ -287,6 +287,15 @@ def test_another_version_throws_the_ranges_away(tmp_path: Path) -> None:
     assert whole(tmp_path / "s", new)
 
 
+@pytest.mark.parametrize("digest", [None, Digest("crc32", value="0")])
+def test_what_nothing_identifies_is_not_resumed(tmp_path: Path, digest: Digest | None) -> None:
+    """Without a version, and a digest that can be checked, the bytes at the source may be others by now."""
+    files = [RemoteFile("a", size=MIB, version="", digest=digest)]
+    for content in (b"o", b"n"):
+        transfer(tmp_path / "s", Origin({"a": content * MIB}), files)
+        assert whole(tmp_path / "s", {"a": content * MIB})
+
+
 def test_what_another_process_published_is_not_written_to_when_it_does_not_match(
     tmp_path: Path, contents: dict[str, bytes]
 ) -> None:

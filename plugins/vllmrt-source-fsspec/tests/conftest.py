@@ -9,6 +9,7 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
+from ftpserver import serve_ftp
 from s3server import bucket, s3_server  # noqa: F401 - pytest finds fixtures by their names here
 from sftpserver import serve_sftp
 
@@ -74,6 +75,15 @@ def sftp_url(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
+def ftp_url(tmp_path: Path) -> Iterator[str]:
+    """A URL of a server that serves a directory; fsspec answers from its cache of the directory."""
+    pytest.importorskip("pyftpdlib", reason="pip install pyftpdlib")
+    with serve_ftp(tmp_path / "ftp") as port:
+        yield f"ftp://user:s3cr3t-pw@127.0.0.1:{port}"
+        _forget("ftp")
+
+
+@pytest.fixture
 def put(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, bytes], None]:
     """Return a function that stores bytes at a URL, by the store's own means."""
 
@@ -81,8 +91,8 @@ def put(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, bytes]
         scheme, _, path = url.partition("://")
         if scheme == "s3":
             request.getfixturevalue("bucket").put(path.partition("/")[2], data)
-        elif scheme == "sftp":
-            _write(tmp_path / "sftp" / path.partition("/")[2], data)
+        elif scheme in {"sftp", "ftp"}:
+            _write(tmp_path / scheme / path.partition("/")[2], data)
         elif scheme == "file":
             _write(type(tmp_path)(path), data)
         elif scheme == "gs":
@@ -116,4 +126,6 @@ def _forget(protocol: str) -> None:
     for instance in list(cls._cache.values()):
         if protocol == "sftp":
             instance.client.close()
+        if protocol == "ftp":
+            instance.ftp.close()
     cls.clear_instance_cache()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 REQUEST = ModelRequest("meta/Llama-3")
 DATA = bytes(range(256)) * 40_000  # 10 MB: several pieces
-STORES = ["memory", "file", "s3_url", "gcs_url", "sftp_url"]
+STORES = ["memory", "file", "s3_url", "gcs_url", "sftp_url", "ftp_url"]
 
 
 def probe(source: FsspecSource, request: ModelRequest = REQUEST) -> Candidate:
@@ -304,7 +304,9 @@ ENTRIES = [
     ("hugging face", {"blob_id": "ab", "lfs": {"sha256": "0" * 64}}, "ab", "sha256"),
     ("hugging face, small", {"blob_id": "ab", "lfs": None}, "ab", None),
     ("local", {"mtime": 1.5}, "1.500000-3", None),
-    ("nothing", {}, "3", None),
+    ("ftp", {"modify": "20260101120000"}, "20260101120000-3", None),
+    ("webhdfs", {"modificationTime": 1_700_000_000_123, "fileId": 17}, "1700000000123.000000-3", None),
+    ("nothing", {}, "", None),
     ("bad base64", {"md5Hash": "!"}, "!", None),
 ]
 

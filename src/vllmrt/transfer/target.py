@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vllmrt.errors import ConfigError, NoSpace, VllmrtError
 from vllmrt.locking import taken_away
 from vllmrt.transfer import blocks
-from vllmrt.transfer.hashing import FileHash
+from vllmrt.transfer.hashing import FileHash, is_known
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,10 +52,11 @@ class Target:
         """Return what of the file need not be fetched.
 
         What the journal says is forgotten where the file is gone, or another one lies in its place: that of which it
-        speaks had its full size from the beginning.
+        speaks had its full size from the beginning. So it is where nothing tells whether the source has the same bytes
+        as in an earlier run.
         """
         done = self._journal.done(self.file)
-        if done and not self._has_its_size():
+        if done and not (self._is_identified() and self._has_its_size()):
             self._journal.forget(self.file)
             return []
         return done
@@ -180,6 +181,9 @@ class Target:
                 ours = False
         if not ours:
             raise taken_away(self.file.path)
+
+    def _is_identified(self) -> bool:
+        return bool(self.file.version) or (self.file.digest is not None and is_known(self.file.digest.algorithm))
 
     def _has_its_size(self) -> bool:
         try:

@@ -53,6 +53,7 @@ def open_range(url: str, file: RemoteFile, start: int, stop: int) -> ReadableRan
 
     def unchanged() -> None:
         with _asking(url):
+            store.invalidate_cache()  # some answer from the listing of the directory
             now = store.info(path, **_limit(store, TIMEOUT))
         if (now["size"], entries.version(now)) != (file.size, file.version):
             raise ChangedError(f"{file.path} was replaced at {address.shown(url)}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _IDENTIFY = ("generation", "ETag", "etag", "blob_id", "md5Hash", "crc32c", "hex", "sha")
-_TIMES = ("mtime", "modified", "LastModified", "last_modified", "updated", "created")
+_TIMES = ("mtime", "modified", "LastModified", "last_modified", "updated", "modify", "modificationTime", "created")
 # An ETag is left out: whether it is the MD5 depends on how the object was stored, which listings do not tell.
 _DIGESTS = (("md5", "md5Hash", 16), ("md5", "content_md5", 16), ("crc32c", "crc32c", 4))
 
@@ -37,14 +37,14 @@ def files(found: Mapping[str, Mapping[str, Any]], root: str) -> tuple[RemoteFile
 
 
 def version(entry: Mapping[str, Any]) -> str:
-    """Return what changes whenever the content does, as well as the backend knows."""
+    """Return what changes whenever the content does, as well as the backend knows; empty where it does not."""
     for key in _IDENTIFY:
         if entry.get(key):
             return str(entry[key])
     for key in _TIMES:
         if entry.get(key):
             return f"{_seconds(entry[key])}-{entry['size']}"
-    return str(entry["size"])
+    return ""
 
 
 def digest(entry: Mapping[str, Any]) -> Digest | None:
