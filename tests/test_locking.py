@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -291,6 +292,17 @@ def test_a_directory_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 def test_nothing_stays_open(path: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     with hold(path, timeout=0, waiting=nobody_waits), pytest.raises(LockTimeout), hold(path, timeout=0, waiting=str):
+        pass
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_nothing_stays_open_where_a_file_system_has_no_locks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="No locks"), hold(path, timeout=0, waiting=nobody_waits):
         pass
     assert sorted(os.listdir("/proc/self/fd")) == before
 

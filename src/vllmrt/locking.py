@@ -93,9 +93,13 @@ def _acquire(path: Path, timeout: float, waiting: Callable[[Holder | None], None
     told: Holder | None = _NOBODY
     while True:
         descriptor = _open(path)
-        if _try(descriptor) and _is_current(descriptor, path):
-            return descriptor
-        holder = _holder(descriptor)
+        try:
+            if _try(descriptor) and _is_current(descriptor, path):
+                return descriptor
+            holder = _holder(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
         if time.monotonic() >= deadline:
             raise LockTimeout(

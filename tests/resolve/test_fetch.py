@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from remoteplugin import asked, install
 
-from vllmrt.testing import fingerprint, make_model
+from vllmrt.testing import fake_dist, fingerprint, make_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,7 @@ class Rig:
     """An origin with one model, and an empty store."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.origin = root / "origin"
         self.store = root / "models"
         install(root / "site", self.origin)
@@ -195,6 +196,47 @@ def test_a_users_own_directory_is_never_replaced(rig: Rig) -> None:
     assert done.returncode == 0, done.stderr
     assert fingerprint(mine) == before
     assert Path(done.stdout.strip()).name.startswith("llama.")
+
+
+RIVAL = """
+import os, pathlib, vllmrt
+
+class Rival:
+    name = "rival"
+    def check(self, tree):
+        place = pathlib.Path(os.environ["VLLM_MODELS_DIR"], "llama")
+        if not place.exists():
+            place.mkdir()
+            (place / ".vllmrt.json").write_text(os.environ["ACME_RIVAL"])
+        return []
+
+@vllmrt.hookimpl
+def vllmrt_validators():
+    yield Rival()
+"""
+
+
+def test_one_that_loses_the_race_for_a_name_takes_the_other(rig: Rig) -> None:
+    """While it is validated another revision is published under the name that was free."""
+    fake_dist(rig.root / "site", "rival", "1", {"vllmrt.plugins": {"rival": "rival"}}, {"rival": RIVAL})
+    rival = {"version": 1, "identity": "acme/llama@v1", "source": "acme", "location": "there"}
+    done = rig.resolve(ACME_RIVAL=json.dumps(rival))
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    assert path.name.startswith("llama.")
+    assert json.loads((path / ".vllmrt.json").read_text())["identity"] == "acme/llama"
+    assert json.loads((rig.published / ".vllmrt.json").read_text()) == rival
+    ranges = asked(rig.origin)
+    assert len(ranges) == len(set(ranges)), "nothing is fetched twice"
+
+
+def test_an_index_that_would_fill_the_memory_is_not_fetched(rig: Rig) -> None:
+    with (rig.model / "model.safetensors.index.json").open("r+b") as index:
+        index.truncate((1 << 27) + 1)
+    done = rig.resolve()
+    assert done.returncode == 10, done.stderr
+    assert "at most 134,217,728 make sense" in done.stderr
+    assert asked(rig.origin) == []
 
 
 @pytest.fixture

@@ -258,7 +258,10 @@ def test_credentials_that_were_exchanged_are_loaded_anew(
     candidate = probe(source)
     for name, value in s3_server.environ(tmp_path, POWERLESS_KEY, POWERLESS_SECRET).items():
         environ.setenv(name, value)
+    before, closed = source._connect(), []  # noqa: SLF001
+    environ.setattr(before, "close", lambda: closed.append(before))
     source._connect(again=True)  # noqa: SLF001
+    assert closed == [before]
     for name, value in s3_server.environ(tmp_path).items():
         environ.setenv(name, value)
     assert read(source, candidate, "x", 0, 10) == DATA[:10]

@@ -23,6 +23,7 @@ from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine
 from vllmrt.transfer.journal import Journal
 from vllmrt.transfer.target import Target
+from vllmrt.validate.reading import TEXT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,6 +139,9 @@ class Fetcher:
         index = [file for file in candidate.files if file.path == SAFETENSORS_INDEX]
         if include or not index:
             return select(candidate.files, include=include, exclude=exclude)
+        if index[0].size > TEXT_LIMIT:
+            text = f"{SAFETENSORS_INDEX} is {index[0].size:,} bytes long, at most {TEXT_LIMIT:,} make sense"
+            raise SourceError(text)
         plan = reuse(published, candidate.files, staging, source=source, location=candidate.location)
         if index[0].path not in plan.reused:
             with disk.writing(self._store.root):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from vllmrt.errors import ConfigError, IntegrityError
+from vllmrt.errors import ConfigError, IntegrityError, LockTimeout
 from vllmrt.locking import taken_away
 from vllmrt.paths import is_ours
 from vllmrt.resolve import disk, recovery
@@ -57,7 +57,8 @@ def publish(
         IntegrityError: what is staged is not what the manifest says; nothing was published.
         ConfigError: `target` is somebody else's, or the store cannot be written.
         NoSpace: the disk is full.
-        LockTimeout: another process took the staged files away and did not publish them.
+        LockTimeout: another process took the staged files away and did not publish them, or has taken `target` in the
+            meantime; then the files are staged as before.
     """
     staging, nonce = files.parent, os.urandom(6).hex()
     claimed, sealed = staging / f"{recovery.CLAIM}{nonce}", staging / f"{recovery.SEALED}{nonce}"
@@ -151,7 +152,10 @@ def _put(sealed: Path, target: Path, final: Manifest) -> Manifest:
 
 def _put_once(sealed: Path, target: Path, final: Manifest) -> Manifest:
     """Put the model there, unless another process just published the same; return the manifest that is there then."""
-    known = _refuse_foreign(target, final.identity)
+    try:
+        known = _refuse_foreign(target, final.identity)
+    except ConfigError as error:  # it was not there at first, so there is another target
+        raise LockTimeout(error.message, hint="run it again") from None
     if known is None:
         disk.move(sealed, target)
     elif _is_same(known, final) and manifests.unchanged(

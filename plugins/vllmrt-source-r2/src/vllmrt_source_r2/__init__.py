@@ -104,6 +104,8 @@ class R2Source:
                 bucket = connect(str(self._settings.r2_bucket), self._settings.r2_endpoint_url)
                 if isinstance(bucket, Skip):
                     return bucket
+                if self._bucket is not None:
+                    self._bucket.close()  # its connections; what others sign with it needs none
                 self._bucket = bucket
             return self._bucket
 
