@@ -55,6 +55,8 @@ class Acme(FakeSource):
 
     def describe(self, base, path):
         file = super().describe(base, path)
+        if os.environ.get("ACME_DIGEST"):
+            file = replace(file, digest=replace(file.digest, algorithm=os.environ["ACME_DIGEST"]))
         return replace(file, version="") if os.environ.get("ACME_NO_VERSION") else file
 
     def open(self, candidate, file, start, stop):

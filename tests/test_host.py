@@ -17,7 +17,7 @@ from vllmrt.errors import ConfigError, PluginError, SourceError, TransientSource
 from vllmrt.host import Guard, PluginHost, Source
 from vllmrt.settings import Settings
 from vllmrt.testing import fake_dist
-from vllmrt.types import Candidate, Finding, ModelRequest, ModelTree, Severity, Skip
+from vllmrt.types import Candidate, Digest, Finding, ModelRequest, ModelTree, Severity, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -303,6 +303,36 @@ def test_what_a_source_may_answer(body: str, answer: object, install: Install, h
     install(fill(SOURCE, body))
     one = host()
     assert one.probe(load(one), REQUEST) == answer
+
+
+@pytest.mark.parametrize("spelling", ["SHA-256", "Sha256", "sha256"])
+def test_a_digest_is_known_however_it_is_spelt(
+    spelling: str, install: Install, host: Callable[..., PluginHost]
+) -> None:
+    digest = f"Digest({spelling!r}, value='0')"
+    install(fill(SOURCE, f"return [Candidate('x', files=(RemoteFile('a', size=1, version='1', digest={digest}),))]"))
+    one = host()
+    (candidate,) = one.probe(load(one), REQUEST)
+    assert [file.digest for file in candidate.files] == [Digest("sha256", value="0")]
+
+
+SIGNED = "https://s3.example/b/k?X-Amz-Credential=AKID&X-Amz-Signature=5ecre7"
+
+
+@pytest.mark.parametrize(
+    "said", [f"403 Client Error: Forbidden for url: {SIGNED}", f"retries exceeded with url: {SIGNED[18:]}"]
+)
+def test_a_signed_url_in_an_exception_is_not_shown(
+    said: str, install: Install, host: Callable[..., PluginHost]
+) -> None:
+    install(fill(SOURCE, f"raise OSError({said!r})"))
+    one = host()
+    source = load(one)
+    with pytest.raises(PluginError) as caught:
+        one.probe(source, REQUEST)
+    blamed(caught, "/b/k?***")
+    assert "5ecre7" not in f"{caught.value!r}"
+    assert "AKID" not in str(caught.value)
 
 
 def test_what_a_source_raises_on_purpose_is_passed_on(install: Install, host: Callable[..., PluginHost]) -> None:

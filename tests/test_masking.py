@@ -25,6 +25,8 @@ WORDS = [
     ),
     (["x", '{"a": {"password": "it\'s \\"k", "port": "1"}}'], f'x {{"a": {{"password": "{MASK}", "port": "1"}}}}'),
     (["x", r'"{\"api_key\":\"k\"}"'], rf'x "{{\"api_key\":\"{MASK}\"}}"'),
+    (["x", "X-Amz-Signature=k"], f"x X-Amz-Signature={MASK}"),
+    (["Max retries exceeded with url: /a/b?X-Goog-Date=1&sig=k"], f"Max retries exceeded with url: /a/b?{MASK}"),
     (["x", "https://u:p@host/a?sig=k"], f"x https://{MASK}@host/a?{MASK}"),
 ]
 KEPT = [
@@ -46,7 +48,7 @@ def test_what_only_sounds_like_one(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["x", "-", "_", "a-", "a_", "key", "-key", "token-", "://", "?", "--api-key ", '"', '"key":"']
+    "piece", ["x", "-", "_", "a-", "a_", "key", "-key", "token-", "://", "url: /", "?", "--api-key ", '"', '"key":"']
 )
 def test_a_text_that_is_made_to_be_slow(piece: str) -> None:
     begin = time.monotonic()

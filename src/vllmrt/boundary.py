@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import PurePath
 from threading import current_thread, main_thread
@@ -59,6 +60,19 @@ def typed(entry: EntryPoint, what: str, answer: Any, kind: type[T]) -> tuple[T, 
     return tuple(answer)
 
 
+def canonical(candidate: Candidate) -> Candidate:
+    """Return a candidate whose digests are by algorithms as the core spells them: ``SHA-256`` is ``sha256``."""
+    files = tuple(map(_canonical, candidate.files))
+    return candidate if files == candidate.files else replace(candidate, files=files)
+
+
+def _canonical(file: RemoteFile) -> RemoteFile:
+    if file.digest is None:
+        return file
+    name = file.digest.algorithm.lower().replace("sha-", "sha")
+    return file if name == file.digest.algorithm else replace(file, digest=replace(file.digest, algorithm=name))
+
+
 def _check_files(entry: EntryPoint, what: str, files: tuple[RemoteFile, ...]) -> None:
     typed(entry, what, files, RemoteFile)
     typed(entry, what, tuple(file.digest for file in files if file.digest), Digest)
@@ -93,9 +107,11 @@ def drained(answer: Any) -> Any:
 
 
 def failure(entry: EntryPoint, what: str, error: BaseException) -> PluginError:
-    """Return what a plugin raised, and should not have, as an error that names it."""
+    """Return what a plugin raised, and should not have, as an error that names it; it may hold a signed URL."""
+    from vllmrt.masking import redact
+
     try:
-        said = str(error)
+        said = redact(str(error))
     except Exception:  # noqa: BLE001 - a plugin's exception may do anything
         said = "(an error that cannot be shown)"
     return PluginError(f"{entry.owner}: {what} failed: {type(error).__name__}: {said}", hint=disable_hint(entry))

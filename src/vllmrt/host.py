@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from vllmrt import discovery
-from vllmrt.boundary import CheckedRange, disable_hint, drained, failure, skipped, typed, watched
+from vllmrt.boundary import CheckedRange, canonical, disable_hint, drained, failure, skipped, typed, watched
 from vllmrt.errors import ClassifierError, ConfigError, PluginError, SourceError
 from vllmrt.types import Candidate, Finding, GpuStatus, Skip, Verdict
 
@@ -130,7 +130,8 @@ class PluginHost:
             SourceError: as the source raised it; PluginError for anything else that it does.
         """
         answer = self._guarded(source.entry, "probe", lambda: drained(source.object.probe(request)))
-        return skipped(source.entry, "probe", answer) or typed(source.entry, "probe", answer, Candidate)
+        checked = skipped(source.entry, "probe", answer) or typed(source.entry, "probe", answer, Candidate)
+        return checked if isinstance(checked, Skip) else tuple(map(canonical, checked))
 
     def read_gpus(self, entry: EntryPoint, devices: tuple[str, ...]) -> tuple[GpuStatus, ...] | Skip:
         """Load a GPU probe and ask it; `vllmrt.gpu.child` is where this may be done.

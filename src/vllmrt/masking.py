@@ -22,12 +22,13 @@ _SECRET_NAME = re.compile(
 )
 _SHORTEST = 6
 """Characters of a secret; what is shorter is also a part of ordinary words, and never shown by itself."""
-_NAME = r"[\w.-]*(?:key|token|secret|password|passwd|credentials?)"
+_NAME = r"[\w.-]*(?:key|token|secret|signature|password|passwd|credentials?)"
 _FLAG = re.compile(rf"--?{_NAME}", re.IGNORECASE)
 _VALUE = re.compile(rf"(?<![\w-])(--?{_NAME}[=\s]|{_NAME}=)[^\s'\"]+", re.IGNORECASE)
 _MEMBER = re.compile(rf"((\\?['\"]){_NAME}\2\s*:\s*(\\?['\"]))(?:(?!\3)\\.|(?!\3).)*", re.IGNORECASE | re.DOTALL)
 _USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
-_QUERY = re.compile(r"(://[^\s'\"?#]{0,500})[?#][^\s'\"]*")  # without the limit, many "://" take minutes
+# "url: /" is how urllib3 says it
+_QUERY = re.compile(r"((?:://|url: /)[^\s'\"?#]{0,500})[?#][^\s'\"]*")  # without the limit, many "://" take minutes
 _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA\w{12,}|Bearer \S{8,})")
 
 

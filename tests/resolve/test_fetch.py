@@ -290,6 +290,16 @@ def test_sixteen_at_once_fetch_it_once(large: Rig) -> None:
     assert large.fetched() == size
 
 
+@pytest.mark.parametrize(
+    ("spelling", "said"), [("SHA-256", "8 by sha256"), ("CRC32", "8 noted by sha256, as crc32 cannot be checked here")]
+)
+def test_what_is_said_of_digests(rig: Rig, spelling: str, said: str) -> None:
+    done = rig.resolve(ACME_DIGEST=spelling)
+    assert done.returncode == 0, done.stderr
+    assert f"8 files verified: {said}\n" in done.stderr
+    assert "the source has no digest" not in done.stderr
+
+
 def test_without_digests_the_bytes_are_hashed_into_the_manifest(rig: Rig) -> None:
     assert rig.resolve(ACME_NO_DIGEST="1").returncode == 0
     files = json.loads((rig.published / ".vllmrt.json").read_text())["files"]

@@ -65,6 +65,24 @@ def test_a_failure_is_always_kept(error: BaseException, keep: bool, tmp_path: Pa
     assert all(line["time"] > 1_700_000_000 for line in lines)
 
 
+def test_no_secret_is_kept(tmp_path: Path) -> None:
+    signed = "https://host/a?X-Amz-Signature=5ecre7"
+    settings = Settings(flox_env_cache=tmp_path, model_url="sftp://user:pa55w0rd@host/a")
+
+    def resolve() -> None:
+        with log.kept(settings, REQUEST, lambda _: None) as emit:
+            emit(Event("resolve.attempt", "hub", f"failed: {signed}", data={"reason": f"pa55w0rd for {signed}"}))
+            raise ModelNotFound(signed)
+
+    with pytest.raises(ModelNotFound):
+        resolve()
+    kept = log.path_for(settings, REQUEST).read_text()
+    assert [json.loads(line)["event"] for line in kept.splitlines()] == ["resolve.attempt", "error"]
+    assert "https://host/a?***" in kept
+    assert "5ecre7" not in kept
+    assert "pa55w0rd" not in kept
+
+
 @pytest.mark.parametrize("error", [None, ModelNotFound("none has it")], ids=repr)
 def test_a_dry_run_keeps_nothing(error: ModelNotFound | None, tmp_path: Path) -> None:
     assert run(tmp_path, error, keep_logs=True, dry_run=True)[0] == []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vllmrt.events import Emit
+    from vllmrt.masking import Masker
     from vllmrt.settings import Settings
     from vllmrt.types import ModelRequest
 
@@ -53,12 +54,19 @@ def _ending(error: BaseException) -> Event:
     return Event("error", "error", str(error), "error", facts)
 
 
+def _masked(event: Event, masker: Masker) -> Event:
+    return event._replace(text=masker.text(event.text), data=masker.values(event.data))
+
+
 def _keep(settings: Settings, request: ModelRequest, said: list[tuple[float, Event]], emit: Emit) -> None:
     if settings.dry_run:
         return
+    from vllmrt.masking import Masker
+
+    masker = Masker({}, settings)
     try:
         path = path_for(settings, request)
-        write_atomic(path, "".join(f"{as_json(event, at)}\n" for at, event in said).encode())
+        write_atomic(path, "".join(f"{as_json(_masked(event, masker), at)}\n" for at, event in said).encode())
     except (OSError, ConfigError) as error:
         emit(Event("resolve.log", "log", f"it cannot be kept: {error}", "warning"))
     else:

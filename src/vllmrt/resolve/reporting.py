@@ -35,17 +35,20 @@ def announce(emit: Emit, source: str, candidate: Candidate, selection: Selection
 
 
 def verified(emit: Emit, source: str, files: Sequence[RemoteFile], states: Mapping[str, FileState]) -> None:
-    """Tell by which digests files were compared to their source, and for how many it has none."""
+    """Tell by which digests files were compared to their source, and for how many none could be."""
     proven: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
     for file in files:
-        algorithm, _, _ = states[file.path].digest.partition(":")
-        if file.digest and file.digest.algorithm == algorithm:
-            proven[algorithm] += 1
-    noted = len(files) - proven.total()
+        if file.digest:
+            algorithm, _, _ = states[file.path].digest.partition(":")
+            (proven if file.digest.algorithm == algorithm else unknown)[file.digest.algorithm] += 1
+    bare = len(files) - proven.total() - unknown.total()
     said = [f"{count} by {algorithm}" for algorithm, count in sorted(proven.items())]
-    said += [f"{noted} noted by sha256, as the source has no digest of them"] if noted else []
+    said += [f"{count} noted by sha256, as {name} cannot be checked here" for name, count in sorted(unknown.items())]
+    said += [f"{bare} noted by sha256, as the source has no digest of them"] if bare else []
     text = f"{len(files)} files verified: {', '.join(said)}"
-    emit(Event("verify.ok", source, text, "good", {"source": source, "by": dict(proven), "noted": noted}))
+    data = {"source": source, "by": dict(proven), "noted": bare, "unknown": dict(unknown)}
+    emit(Event("verify.ok", source, text, "good", data))
 
 
 class Reporter:
