@@ -46,8 +46,6 @@ RANGE = 16 * MIB
 """Bytes of a range of these models: each shard is one and a shorter one."""
 BUFFERED = 8 * MIB
 """Bytes that a connection may hold when it is reset: they left the server, and nobody reads them."""
-DEAF = ("/usr/bin/env", "--default-signal=INT")
-"""A shell may have made its background jobs deaf to Ctrl-C, and the tests with them."""
 Tree = dict[str, bytes]
 Interval = tuple[int, int]
 
@@ -225,7 +223,7 @@ class World:
 
     def start(self, *args: str, **env: str | None) -> subprocess.Popen[str]:
         """Start ``vllmrt`` in a group of its own; `ended` must follow."""
-        return self.machine.start(*args, prefix=DEAF, **env)
+        return self.machine.start(*args, **env)
 
     def ended(self, process: subprocess.Popen[str], timeout: float = 60) -> Done:
         """Wait for a process and keep what it said."""

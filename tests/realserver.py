@@ -85,8 +85,6 @@ def start(command: list[str], environ: dict[str, str], log: Path) -> Server:
     It gets a port that is free, unless `environ` has one.
     """
     environ = {"VLLM_PORT": str(free_port())} | environ
-    # a shell may have made its background jobs deaf to Ctrl-C, and the tests with them
-    command = ["/usr/bin/env", "--default-signal=INT", *command]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output, start_new_session=True)
     return Server(process, f"http://127.0.0.1:{environ['VLLM_PORT']}", log, environ)

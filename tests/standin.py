@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 OTHER = 12345
 VLLMRT = str(Path(sys.executable).with_name("vllmrt"))
 
-# a shell may have made its background jobs deaf to Ctrl-C, and the tests with them
-HEARING = ("/usr/bin/env", "--default-signal=INT")
-
 # What it does is in its environment, since its command line has to look like something.
 SCRIPT = """\
 import os, signal, socket, subprocess, sys, time

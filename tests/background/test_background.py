@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from background.conftest import KEY
-from standin import HEARING, VLLMRT, alive, children, listens, wait_for
+from standin import VLLMRT, alive, children, listens, wait_for
 
 from vllmrt.background import control
 from vllmrt.host import PluginHost
@@ -162,7 +162,7 @@ def test_one_that_is_not_ready_in_time_goes_on(user: User, env: dict[str, str], 
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_server(user: User) -> None:
-    with user.start("up", "acme/llama", "--detach", "--wait", prefix=HEARING, LOADS="60") as waiting:
+    with user.start("up", "acme/llama", "--detach", "--wait", LOADS="60") as waiting:
         pid = wait_for(lambda: (user.folder / f"{user.port}.json").exists() and user.state["pid"])
         time.sleep(0.3)
         waiting.send_signal(signal.SIGINT)
@@ -397,7 +397,7 @@ def test_following_goes_over_to_the_log_of_the_next_one(user: User) -> None:
 
 def test_ctrl_c_ends_the_following_without_a_word(user: User) -> None:
     user.detach()
-    with user.start("logs", "--follow", prefix=HEARING) as following:
+    with user.start("logs", "--follow") as following:
         assert following.stdout
         assert "it loads" in following.stdout.readline()
         following.send_signal(signal.SIGINT)

@@ -15,7 +15,7 @@ import pytest
 from cli.test_machine import Machine
 from debiantools import tool
 from realserver import free_port
-from standin import HEARING, alive, listens, wait_for
+from standin import alive, listens, wait_for
 
 from vllmrt.monitoring.grafana import dashboard
 
@@ -123,7 +123,7 @@ def test_a_grafana_is_given_dashboard_and_prometheus(machine: Machine, name: str
     home = machine.root / "share" / "grafana"
     (home / "conf").mkdir(parents=True)
     (home / "conf" / "defaults.ini").touch()
-    with machine.start("monitor", "up", "--json", prefix=HEARING, GF_LOG_LEVEL="debug") as process:
+    with machine.start("monitor", "up", "--json", GF_LOG_LEVEL="debug") as process:
         assert process.stdout
         told = json.loads(process.stdout.readline())
         assert told["grafana"] == f"http://127.0.0.1:{machine.env['GF_SERVER_HTTP_PORT']}"

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from standin import HEARING, OTHER, VLLMRT, Machine, alive, children, hand_over, held, listens, wait_for
+from standin import OTHER, VLLMRT, Machine, alive, children, hand_over, held, listens, wait_for
 
 from vllmrt.errors import PortOtherUser
 from vllmrt.host import PluginHost
@@ -241,7 +241,7 @@ def test_interrupted_it_does_not_speak_of_what_was_fetched(
     machine: Machine, port: int, number: signal.Signals, name: str
 ) -> None:
     machine.serve(port=port, ON_TERM="ignore")
-    command = [*HEARING, VLLMRT, "preflight", "--port", str(port)]
+    command = [VLLMRT, "preflight", "--port", str(port)]
     with subprocess.Popen(command, env=machine.environ, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: held(machine.path / "lock"))
         process.send_signal(number)
