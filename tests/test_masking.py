@@ -28,6 +28,8 @@ WORDS = [
     (["x", "X-Amz-Signature=k"], f"x X-Amz-Signature={MASK}"),
     (["Max retries exceeded with url: /a/b?X-Goog-Date=1&sig=k"], f"Max retries exceeded with url: /a/b?{MASK}"),
     (["x", "https://u:p@host/a?sig=k"], f"x https://{MASK}@host/a?{MASK}"),
+    (["x", "http://u:p/q?r@host:1/a"], f"x http://{MASK}@host:1/a"),
+    (["x", "http://host:80/org/name@v1"], "x http://host:80/org/name@v1"),
 ]
 KEPT = [
     ["vllm", "serve", "m", "--max-num-batched-tokens", "4096", "--tokenizer", "t", "--ssl-keyfile", "f"],

@@ -26,9 +26,10 @@ _NAME = r"[\w.-]*(?:key|token|secret|signature|password|passwd|credentials?)"
 _FLAG = re.compile(rf"--?{_NAME}", re.IGNORECASE)
 _VALUE = re.compile(rf"(?<![\w-])(--?{_NAME}[=\s]|{_NAME}=)[^\s'\"]+", re.IGNORECASE)
 _MEMBER = re.compile(rf"((\\?['\"]){_NAME}\2\s*:\s*(\\?['\"]))(?:(?!\3)\\.|(?!\3).)*", re.IGNORECASE | re.DOTALL)
-_USER = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+# Without the limits, many "://" take minutes. A password may hold what ends a host; a port is none.
+_USER = re.compile(r"(?<=://)(?:[^/?#\s'\"]*|[^/?#\s'\"@:]{0,500}:(?!\d+[/?#])[^\s'\"]{0,500})@")
 # "url: /" is how urllib3 says it
-_QUERY = re.compile(r"((?:://|url: /)[^\s'\"?#]{0,500})[?#][^\s'\"]*")  # without the limit, many "://" take minutes
+_QUERY = re.compile(r"((?:://|url: /)[^\s'\"?#]{0,500})[?#][^\s'\"]*")
 _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,}|gh[pousr]_\w{16,}|AKIA\w{12,}|Bearer \S{8,})")
 
 
