@@ -5,6 +5,11 @@ What ``nohup`` starts, or a shell in the background, is deaf to some signals, an
 
 import signal
 
+from hypothesis import settings
+
+settings.register_profile("without a clock", deadline=None)  # the machine may be busy
+settings.load_profile("without a clock")
+
 for number, handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),

@@ -93,7 +93,7 @@ def run_check(environ: Mapping[str, str], *, library: Path | None = None, smi: P
 
 def is_gone(pid: int) -> bool:
     """Wait until a process has ended; whoever inherits it may take his time to reap it."""
-    for _ in range(100):
+    for _ in range(500):
         try:
             if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
                 return True

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +105,11 @@ def stop(server: Server, number: signal.Signals) -> list[str]:
     """Signal the whole foreground group, as a terminal does, and return what still lives after 30 s."""
     os.killpg(server.process.pid, number)
     server.process.wait(60)
+    return left_of(server)
+
+
+def left_of(server: Server) -> list[str]:
+    """Return what still lives after 30 s."""
     deadline = time.monotonic() + 30
     while (left := server.in_session()) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -113,5 +119,6 @@ def stop(server: Server, number: signal.Signals) -> list[str]:
 def stop_whatever_is_left(server: Server) -> None:
     """End what a failed test has left, by pid."""
     for line in server.in_session():
-        os.kill(int(line.split()[0]), signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
     server.process.wait(10)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from mdkit import ROOT, blocks, pages
-from newcomer import newcomer, run  # noqa: F401 - pytest finds the fixture by its name here
+from newcomer import newcomer, run  # noqa: F401 - pytest finds fixtures by their names here
+from standin import only_orphans, port  # noqa: F401 - as above
 
 from vllmrt.testing import make_model
 
@@ -31,11 +32,17 @@ REASONS = {
 
 
 @pytest.fixture
-def machine(newcomer: dict[str, str], tmp_path: Path) -> dict[str, str]:  # noqa: F811 - the fixture
+def machine(
+    newcomer: dict[str, str],  # noqa: F811 - the fixture
+    port: int,  # noqa: F811
+    only_orphans: None,  # noqa: ARG001, F811 - a page stops all there are
+    tmp_path: Path,
+) -> dict[str, str]:
     models = tmp_path / "home" / ".local" / "share" / "vllmrt" / "models"
     for name in ("name", "Qwen2.5-7B-Instruct"):
         make_model(models / name)
-    return {**newcomer, "HF_HUB_OFFLINE": "1", "VLLM_PORT": "18477"}
+    own = {"VLLM_PORT": str(port), "VLLM_PREFLIGHT_LOCKFILE": str(tmp_path / "preflight.lock")}
+    return {**newcomer, "HF_HUB_OFFLINE": "1", **own}
 
 
 def test_every_excuse_is_a_known_one_and_they_are_the_lesser_part() -> None:

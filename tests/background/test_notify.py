@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,10 @@ def watchers(pid: int) -> list[int]:
     """Return the watchers of a server."""
     found = []
     for entry in Path("/proc").iterdir():
-        words = entry.joinpath("cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() and entry.exists() else []
-        if b"vllmrt.background.notify" in words and str(pid).encode() in words and alive(int(entry.name)):
-            found.append(int(entry.name))
+        with suppress(OSError):  # it has ended
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
+            if b"vllmrt.background.notify" in words and str(pid).encode() in words and alive(int(entry.name)):
+                found.append(int(entry.name))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from modelkit import move_to_hub_cache
-from realserver import KEY, ROOT, VLLMRT, free_port, smoke, start, stop, stop_whatever_is_left
+from realserver import KEY, ROOT, VLLMRT, free_port, left_of, smoke, start, stop, stop_whatever_is_left
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +77,7 @@ def test_a_demo_whose_server_cannot_start_does_not_wait(activated: dict[str, str
     try:
         assert server.process.wait(60) == 1
         assert "the server ended with status 10" in server.log.read_text()
-        assert server.in_session() == []
+        assert left_of(server) == []
     finally:
         stop_whatever_is_left(server)
 
@@ -92,7 +92,7 @@ def demo(command: list[str], environ: dict[str, str], tmp_path: Path) -> str:
         status = server.process.wait(400)
         told = server.log.read_text()
         assert status == 0, told[-6000:]
-        assert server.in_session() == []
+        assert left_of(server) == []
     finally:
         stop_whatever_is_left(server)
     for check in ("health", "models", "completion", "chat", "streaming", "metrics"):

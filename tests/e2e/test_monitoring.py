@@ -79,11 +79,12 @@ def result(port: str, query: str) -> list[dict[str, Any]]:
     return found
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.5)
+    return value
 
 
 def complete(server: Server, length: int) -> int:
@@ -101,8 +102,7 @@ def complete(server: Server, length: int) -> int:
 
 @pytest.mark.parametrize("name", queries())
 def test_a_query_of_the_dashboard_has_data(loaded: str, name: str) -> None:
-    wait_for(lambda: result(loaded, queries()[name]))  # a look that took too long leaves a gap
-    found = result(loaded, queries()[name])
+    found = wait_for(lambda: result(loaded, queries()[name]))  # a look that took too long leaves a gap
     values = [float(one["value"][1]) for one in found]
     assert not any(value != value for value in values), values  # noqa: PLR0124 - not a number
     panel = name.partition(":")[0]
@@ -114,7 +114,7 @@ def test_the_latencies_are_those_of_the_load(loaded: str) -> None:
     """A wrong unit or a wrong histogram would show: a first token comes before the last one."""
     asked = queries()
     first, last = (
-        float(result(loaded, asked[f"{name}: p50"])[0]["value"][1])
+        float(wait_for(lambda name=name: result(loaded, asked[f"{name}: p50"]))[0]["value"][1])
         for name in ("Time to first token", "End-to-end latency")
     )
     assert 0 < first <= last < 120
@@ -137,12 +137,15 @@ def test_no_query_names_a_metric_that_does_not_exist(server: Server, loaded: str
 
 
 def test_every_alert_is_judged_and_none_is_wrong(loaded: str) -> None:
-    wait_for(lambda: all(rule["health"] == "ok" for rule in get(loaded, "/api/v1/rules")["data"]["groups"][0]["rules"]))
-    rules = get(loaded, "/api/v1/rules")["data"]["groups"][0]["rules"]
-    assert {rule["name"]: rule["state"] for rule in rules} == dict.fromkeys(
-        ("VllmDown", "VllmQueueGrowing", "VllmKvCacheFull", "VllmTtftHigh", "VllmPreemptions"), "inactive"
-    )
-    for rule in rules:  # what is compared is there, so that the rule can ever fire
+    names = ("VllmDown", "VllmQueueGrowing", "VllmKvCacheFull", "VllmTtftHigh", "VllmPreemptions")
+
+    def rules() -> list[dict[str, Any]]:
+        return get(loaded, "/api/v1/rules")["data"]["groups"][0]["rules"]
+
+    wait_for(lambda: all(rule["health"] == "ok" for rule in rules()))
+    # a look that took too long makes one pending for a moment
+    wait_for(lambda: {rule["name"]: rule["state"] for rule in rules()} == dict.fromkeys(names, "inactive"))
+    for rule in rules():  # what is compared is there, so that the rule can ever fire
         left = re.split(r" (?:==|>) [\d.]+", rule["query"])[0]
         assert result(loaded, left), left
 

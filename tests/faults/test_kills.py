@@ -88,12 +88,13 @@ def test_again_and_again(world: World, old: Version, new: Version, source: str, 
     world.offer(new)
     second = durations(world, new)
     lasting = {phase: min(first[phase], second[phase]) for phase in PHASES}
-    versions, hits = [old, new], dict.fromkeys(PHASES, 0)
+    versions, hits, tries = [old, new], dict.fromkeys(PHASES, 0), dict.fromkeys(PHASES, 0)
     world.offer(versions[0])
     for _ in range(10 * KILLS):
         if sum(hits.values()) >= KILLS:
             break
-        phase = min(PHASES, key=lambda phase: (hits[phase], chance.random()))
+        phase = min(PHASES, key=lambda phase: (tries[phase], chance.random()))
+        tries[phase] += 1
         run = Run(world, versions[0])
         until(lambda run=run, phase=phase: run.begun(phase), pause=0.0005)
         time.sleep(chance.uniform(0, lasting[phase]))

@@ -218,11 +218,12 @@ def test_a_lock_that_a_dead_process_held(machine: Machine, port: int) -> None:
 
 def test_two_at_a_time_and_one_of_them_works(machine: Machine, port: int) -> None:
     """The other one leaves at once, and what the first one stops is stopped once."""
-    machine.serve(port=port, ON_TERM="ignore")
-    command = [VLLMRT, "preflight", "--port", str(port), "--stop-timeout", "2"]
+    stale = machine.serve(port=port, ON_TERM="ignore")
+    command = [VLLMRT, "preflight", "--port", str(port), "--stop-timeout", "60"]
     with subprocess.Popen(command, env=machine.environ, stderr=subprocess.DEVNULL) as first:
         wait_for(lambda: held(machine.path / "lock"))
         assert machine.preflight("--port", str(port)).code == 1
+        stale.kill()
         assert first.wait(20) == 0
     assert not listens(port)
 

@@ -197,7 +197,7 @@ def test_the_end_of_its_terminal_reaches_the_command(machine: Machine, port: int
     try:
         wait_for(lambda: listens(port) and not locked(machine))
         os.close(terminal)
-        wait_for(notes.exists)
+        wait_for(lambda: notes.exists() and notes.read_text())
         assert notes.read_text().split() == ["SIGHUP"]
     finally:
         os.kill(pid, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -358,23 +359,31 @@ def test_a_vllm_for_cpus_beside_gpus_counts_none(user: User, tmp_path: Path) -> 
     assert done.code == 0, done.err
 
 
+def has_open(pid: int, path: Path) -> bool:
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            if entry.readlink() == path:
+                return True
+    return False
+
+
 # -- the lock ------------------------------------------------------------------------------
 
 
 def test_another_preflight_of_the_port(user: User, machine: Machine, port: int, tmp_path: Path) -> None:
     """While a deaf server is stopped, the lock is held; afterwards the new server does not have it."""
-    machine.serve(port=port, ON_TERM="ignore")
-    first = user.start("up", "acme/llama", "--stop-timeout", "3", LINGER="30")
+    stale = machine.serve(port=port, ON_TERM="ignore")
+    first = user.start("up", "acme/llama", "--stop-timeout", "60", LINGER="30")
     wait_for(lambda: (tmp_path / "lock").exists() and held(tmp_path / "lock"))
     second = user.run("up", "acme/llama", "--json")
     assert (second.code, second.json["class"]) == (1, "VllmrtError")
     assert f"another preflight of port {port} runs" in second.json["error"]
     assert machine.left() != []
+    stale.kill()
     assert first.stdout
     assert '"serve"' in first.stdout.readline()
     assert not held(tmp_path / "lock")
-    open_in_it = [str(entry.readlink()) for entry in Path(f"/proc/{first.pid}/fd").iterdir()]
-    assert str(tmp_path / "lock") not in open_in_it
+    assert not has_open(first.pid, tmp_path / "lock")
     first.kill()
     first.communicate()
 

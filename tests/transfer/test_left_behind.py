@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from standin import wait_for
 from transfer.test_engine import MIB, Bytes, Origin, refuses, remote, transfer, turned, whole
 
 from vllmrt.errors import IntegrityError, SourceError
@@ -144,7 +145,7 @@ def test_a_connection_that_cannot_be_closed_is_given_up_too(tmp_path: Path, cont
     Deaf.ended.clear()
     origin = Origin(contents, [turned(Deaf), turned(Deaf)])
     try:
-        progress = transfer(tmp_path / "s", origin, remote(contents), connections=2, stall=0.3)
+        progress = transfer(tmp_path / "s", origin, remote(contents), connections=2, stall=1.5)
     finally:
         Deaf.ended.set()
     assert whole(tmp_path / "s", contents)
@@ -203,6 +204,7 @@ def test_a_thread_that_was_given_up_writes_into_nobody_elses_file(
     before = set(threading.enumerate())
     with pytest.raises(SourceError, match="404"):
         leaving(tmp_path / "s", Origin(contents, [turned(Bytes), fault]), remote(contents))
+    wait_for(lambda: len(set(threading.enumerate()) - before) == 1)
     (late,) = set(threading.enumerate()) - before
     others = [(tmp_path / f"other{number}").open("wb+", buffering=0) for number in range(8)]
     go_on.set()
