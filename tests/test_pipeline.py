@@ -282,6 +282,23 @@ def test_a_dry_run_starts_and_writes_nothing(machine: Machine, model: Path, args
     assert fingerprint(machine.root) == before
 
 
+@pytest.mark.parametrize(
+    "args", [["up", "--dry-run"], ["up", "--dry-run", "--json"], ["plan"], ["plan", "--json"]], ids=" ".join
+)
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_secret_among_the_extra_arguments_is_not_shown(
+    machine: Machine, model: Path, args: list[str], form: str
+) -> None:
+    command, *options = args
+    done = machine.run(command, "org/name", *options, "--log-format", form, "--", "--hf-token", "canary-0123")
+    assert done.code == 0, done.err
+    assert "********" in done.out + done.err
+    assert "canary" not in done.out + done.err
+    assert model.is_dir()
+    told = machine.run("up", "org/name", "--dry-run", "--print-cmd", "--", "--hf-token", "canary-0123")
+    assert "--hf-token canary-0123" in told.err
+
+
 def test_a_dry_run_of_resolve_writes_nothing(machine: Machine, model: Path) -> None:
     before = fingerprint(machine.root)
     done = machine.run("resolve", "org/name", "--json", VLLM_DRY_RUN="1")

@@ -107,6 +107,7 @@ def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence
     Raises:
         VllmrtError: a name or source that cannot be used, or ServeRefused.
     """
+    from vllmrt.masking import redact_argv
     from vllmrt.preflight.run import Preflight
     from vllmrt.resolve.planning import Planner
     from vllmrt.serve.argv import format_command
@@ -122,8 +123,8 @@ def plan(layers: Layers, emit: Emit, environ: Mapping[str, str], extra: Sequence
     launch = _plan(layers, path, request.model_id, environ, extra, dry_run=True)
     added = {name: value for name, value in launch.environ.items() if environ.get(name) != value}
     removed = sorted(set(environ) - set(launch.environ))
-    command = format_command(launch.argv)
-    return Told(request, port, offers, path, planner.free(), launch.argv, command, added, removed)
+    argv = redact_argv(launch.argv)
+    return Told(request, port, offers, path, planner.free(), argv, format_command(argv), added, removed)
 
 
 def size(layers: Layers, emit: Emit) -> int | None:

@@ -152,15 +152,16 @@ def test_without_prometheus_there_is_a_remedy(machine: Machine) -> None:
     assert not (machine.cache / "monitoring").exists()
 
 
-def test_a_port_that_is_taken_ends_both_with_the_reason(machine: Machine) -> None:
+def test_a_port_that_is_taken_is_refused_before_another_answers_on_it(machine: Machine) -> None:
     install_grafana(machine)
     with machine.start("monitor", "up") as first:
         wait_for(lambda: listens(int(machine.env["PROMETHEUS_PORT"])))
         other = str(free_port())
         done = machine.run("monitor", "up", "--json", GF_SERVER_HTTP_PORT=other, FLOX_ENV_CACHE=str(machine.root / "c"))
-        assert (done.code, done.json["program"], done.json["status"]) == (21, "Prometheus", 1)
-        assert "address already in use" in done.err
+        assert (done.code, done.json["program"], done.json["status"]) == (21, "Prometheus", None)
+        assert f"port {machine.env['PROMETHEUS_PORT']} is taken" in done.json["hint"]
         assert "PROMETHEUS_PORT" in done.json["hint"]
+        assert "answers" not in done.err
         assert not listens(int(other))
         first.terminate()
         first.communicate(timeout=20)

@@ -47,7 +47,12 @@ def test_prometheus_takes_configuration_and_rules(rendered: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "target"),
-    [("0.0.0.0", "127.0.0.1:8123"), ("::", "[::1]:8123"), ("vllm.internal", "vllm.internal:8123")],  # noqa: S104
+    [
+        ("0.0.0.0", "127.0.0.1:8123"),  # noqa: S104
+        ("::", "[::1]:8123"),
+        ("[::1]", "[::1]:8123"),
+        ("vllm.internal", "vllm.internal:8123"),
+    ],
 )
 def test_the_target_is_where_the_server_is_reached(machine: Machine, host: str, target: str) -> None:
     done = machine.run("render", "prometheus", "--json", VLLM_HOST=host, VLLM_PORT="8123")
@@ -66,7 +71,7 @@ def test_no_secret_is_printed(machine: Machine, what: str) -> None:
 DOWN = ('up{instance="127.0.0.1:8000", job="vllm"}', "0x40", "1x40")
 ALERTS = {
     "VllmDown": DOWN,
-    "VllmQueueGrowing": (f"vllm:num_requests_waiting{{{LABELS}}}", "5+2x40", "5+2x3 0x3 5+2x3 0x3 5+2x3 0x3"),
+    "VllmQueueGrowing": (f"vllm:num_requests_waiting{{{LABELS}}}", "5+2x40", "30x40"),
     "VllmKvCacheFull": (f"vllm:kv_cache_usage_perc{{{LABELS}}}", "0.99x40", "0.94x40"),
     "VllmPreemptions": (f"vllm:num_preemptions_total{{{LABELS}}}", "0+3x40", "7x40"),
 }
@@ -89,7 +94,8 @@ def test_an_alert_fires_when_it_should_and_only_then(rendered: Path, alert: str,
         "eval_time": "30m",
     }
     fires["exp_samples"] = [{"labels": "{}", "value": 1}] if bad else []
-    tried = {"interval": "1m", "input_series": series(alert, bad=bad), "promql_expr_test": [fires]}
+    early = fires | {"eval_time": "0m" if alert == "VllmDown" else "4m", "exp_samples": []}
+    tried = {"interval": "1m", "input_series": series(alert, bad=bad), "promql_expr_test": [early, fires]}
     test = {"rule_files": ["vllm-alerts.yml"], "evaluation_interval": "1m", "tests": [tried]}
     (rendered / "test.yml").write_text(yaml.safe_dump(test))
     promtool("test", "rules", rendered / "test.yml")

@@ -16,12 +16,12 @@ from debiantools import tool
 from fakehub import FakeHub
 from standin import wait_for
 
+from vllmrt.events import Event
+from vllmrt.monitoring.textfile import Recorder
 from vllmrt.testing import make_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from vllmrt.events import Event
 
 SAMPLE = re.compile(r"(?P<name>\w+)\{(?P<labels>.*)\} (?P<value>\S+)")
 
@@ -91,6 +91,17 @@ def test_people_are_not_shown_what_only_programs_are_told(machine: Machine, hub:
     code, seen = machine.on_terminal("resolve", "acme/llama", VLLM_MODELS_DIR=str(machine.root / "second"))
     assert code == 0
     assert [line for line in seen.splitlines() if line.strip() == "hf-hub"] == []
+
+
+def test_a_look_is_a_look_also_where_no_model_is_named(machine: Machine) -> None:
+    recorder = Recorder(lambda _: None, machine.root / "m.prom", {})
+    for name in ("resolve.default", "preflight.port", "gpu.none"):
+        recorder(Event(name, "label", "text"))
+    time.sleep(0.01)
+    recorder.succeed()
+    told = dict(line.rsplit(" ", 1) for line in (machine.root / "m.prom").read_text().splitlines() if line[0] != "#")
+    assert float(told['vllmrt_last_run_phase_seconds{phase="inspect"}']) >= 0.01
+    assert told['vllmrt_last_run_phase_seconds{phase="reclaim"}'] == "0"
 
 
 def test_up_writes_before_it_becomes_the_server(machine: Machine) -> None:

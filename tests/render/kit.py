@@ -25,9 +25,9 @@ def settings(**fields: Any) -> Settings:
     return Settings(**({"model_id": "org/name", "model": None} | fields))
 
 
-def describe(given: Settings, extra: Sequence[str]) -> Deployment:
-    """Take settings apart, where the environment has nothing that is secret."""
-    return deployment.describe(given, extra, {})
+def describe(given: Settings, extra: Sequence[str], environ: Mapping[str, str] | None = None) -> Deployment:
+    """Take settings apart; without `environ`, where the environment has nothing that is secret."""
+    return deployment.describe(given, extra, environ or {})
 
 
 def documents(files: Mapping[str, str]) -> dict[str, Any]:

@@ -193,6 +193,13 @@ def test_what_cannot_be_rendered_is_1_and_nothing_is_printed(
     assert message in done.err
 
 
+@pytest.mark.parametrize(("size", "code"), [("nan", 1), ("inf", 1), ("-1", 64)])
+def test_a_size_that_is_none(machine: Machine, size: str, code: int) -> None:
+    done = machine.run("render", "k8s", "org/name", "--model-size", size)
+    assert (done.code, done.out) == (code, ""), done.err
+    assert "--model-size" in done.err
+
+
 def test_what_is_of_this_machine_is_named(machine: Machine) -> None:
     done = machine.run("render", "quadlet", "org/name", VLLM_CONFIG_FILE="/etc/engine.yaml")
     assert "left out" in done.err

@@ -56,7 +56,7 @@ def test_systemd_takes_it(directory: Path) -> None:
         "VLLM_MODELS_DIR": "/srv/a b",
         "VLLM_PORT": "8001",
     }
-    for line in ("EnvironmentFile: /etc/vllmrt/vllm.env", "ReadWritePaths: /srv/a b", "DynamicUser: yes"):
+    for line in ("EnvironmentFile: /etc/vllmrt/vllm.env", "ReadWritePaths: -/srv/a b", "DynamicUser: yes"):
         assert line in dump
     assert "canary" not in dump
 
@@ -136,7 +136,40 @@ def test_its_keys_are_known() -> None:
     assert {"Image", "Exec", "Environment", "Secret", "PublishPort", "Volume", "ReadOnly"} <= set(keys)
     assert quadlet_values(text, "Secret") == ["vllm-api-key,type=env,target=VLLM_API_KEY"]
     assert quadlet_values(text, "ShmSize") == ["8g"]
+    # the image may have another program of its own, as vLLM's has
+    assert (quadlet_values(text, "Entrypoint"), quadlet_values(text, "Exec")) == (
+        ["vllmrt"],
+        ["up", "--", "--seed", "1"],
+    )
     assert "canary" not in text
+
+
+def test_what_a_library_reads_of_the_credentials_is_a_secret_too() -> None:
+    environ = {"AWS_ACCESS_KEY_ID": "canary-id", "AWS_SECRET_ACCESS_KEY": "canary-key"}
+    text = container(describe(settings(r2_bucket="b"), (), environ), "i")["vllm.container"]
+    assert quadlet_values(text, "Secret") == [
+        f"vllm-{name.lower().replace('_', '-')},type=env,target={name}" for name in environ
+    ]
+    assert "canary" not in text
+    assert quadlet_values(container(describe(settings(), (), environ), "i")["vllm.container"], "Secret") == []
+
+
+def test_what_the_service_writes_is_writable_for_it_and_flox_is_left_out() -> None:
+    text = unit(
+        metrics_file=Path("/var/lib/node/vllm.prom"),
+        preflight_lockfile=Path("/run/lock/vllm"),
+        flox_env=Path("/home/u/.flox/run"),
+        flox_env_cache=Path("/home/u/.flox/cache"),
+    )
+    paths = [line.partition("=")[2] for line in text.splitlines() if line.startswith("ReadWritePaths=")]
+    assert paths == ["-/var/lib/node", "-/run/lock"]
+    assert "flox" not in text.partition("[Service]")[2].lower()
+
+
+@pytest.mark.parametrize("extra", [("--ssl-certfile", "c"), ("--ssl_keyfile=k",), ("--uds", "s")])
+def test_a_server_that_speaks_no_plain_http_is_warned_of(extra: tuple[str, ...]) -> None:
+    (warning,) = describe(settings(), extra, {}).warnings
+    assert "plain HTTP" in warning
 
 
 def test_what_it_says_to_systemd_is_valid(directory: Path) -> None:

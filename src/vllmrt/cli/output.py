@@ -73,6 +73,7 @@ def show_launch(
         clearing: entered when nothing else can be refused any more: what has to be stopped for the new server. Its
             value goes into the JSON object as ``preflight``.
     """
+    from vllmrt.masking import redact_argv
     from vllmrt.serve.launch import check, launch
 
     show_warnings(run, plan)
@@ -83,7 +84,7 @@ def show_launch(
         show_command(run, plan, print_cmd=print_cmd)
         if run.json:
             preflight = {"preflight": told} if told else {}
-            run.print_json({"ok": True, **facts, **preflight, "argv": plan.argv, "dry_run": dry})
+            run.print_json({"ok": True, **facts, **preflight, "argv": redact_argv(plan.argv), "dry_run": dry})
         if not dry:
             run.settle()
             watch(run, os.getpid(), str(facts.get("model", "the model")))
@@ -107,15 +108,16 @@ def show_warnings(run: Run, plan: LaunchPlan) -> None:
 
 
 def show_command(run: Run, plan: LaunchPlan, *, print_cmd: bool) -> None:
-    """Say what is launched, as an event, or bare."""
+    """Say what is launched: bare and as it is, or as an event, which may be kept and has no secrets."""
+    from vllmrt.masking import redact_argv
     from vllmrt.serve.argv import format_command
 
-    shown = format_command(plan.argv)
     if print_cmd:
-        sys.stderr.write(shown + "\n")
+        sys.stderr.write(format_command(plan.argv) + "\n")
     else:
-        data = {"argv": plan.argv, "dry_run": run.layers.settings.dry_run}
-        run.emit(Event("serve.command", "serve", shown, data=data))
+        shown = redact_argv(plan.argv)
+        data = {"argv": shown, "dry_run": run.layers.settings.dry_run}
+        run.emit(Event("serve.command", "serve", format_command(shown), data=data))
 
 
 def show_table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ def k8s(
     from vllmrt.render.budget import UNKNOWN_SIZE
     from vllmrt.render.kubernetes import manifests
 
+    if model_size is not None and not math.isfinite(model_size):
+        raise ConfigError(f"--model-size {model_size} is no size", hint="give it in GB")
     deployment = _described(run)
     _warn_of_this_machine(run, deployment)
     size = round(model_size * _GB) if model_size is not None else pipeline.size(run.layers, run.emit)

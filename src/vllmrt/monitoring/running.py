@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -27,6 +29,7 @@ _PAUSE, _SECONDS, _OK = 0.2, 2.0, 200
 _STOPPING = 10.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GRAFANA_HOMES = ("/usr/share/grafana", "/opt/grafana")
+_OTHERS = "PROMETHEUS_PORT and GF_SERVER_HTTP_PORT choose others"
 _HINT = (
     "install it: Debian's package prometheus, Flox's prometheus, or https://prometheus.io/download; "
     "vllmrt render prometheus prints the files for one that runs elsewhere"
@@ -79,6 +82,8 @@ def run(programs: Sequence[Program], ready: Callable[[Program], None]) -> None:
     running: list[tuple[Program, subprocess.Popen[bytes]]] = []
     waiting = list(programs)
     try:
+        for program in programs:
+            _refuse_taken(program)
         running.extend((program, _start(program)) for program in programs)
         while True:
             for program, process in running:
@@ -131,7 +136,10 @@ def _grafana(program: str, settings: Settings, folder: Path, environ: Mapping[st
     home = next((str(one) for one in _homes(Path(program)) if (one / "conf" / "defaults.ini").exists()), None)
     server = [] if Path(program).name == "grafana-server" else ["server"]
     argv = [program, *server, *([f"--homepath={home}"] if home else [])]
-    return Program("Grafana", argv, given, url_of(LOOPBACK, settings.grafana_port), "/api/health")
+    url = url_of(given["GF_SERVER_HTTP_ADDR"], settings.grafana_port)
+    if given.get("GF_SERVER_PROTOCOL") == "https":
+        url = url.replace("http://", "https://", 1)
+    return Program("Grafana", argv, given, url, "/api/health")
 
 
 def _homes(program: Path) -> list[Path]:
@@ -146,6 +154,17 @@ def _which(names: Sequence[str], environ: Mapping[str, str]) -> str | None:
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in _PASSED_ON if name in environ}
+
+
+def _refuse_taken(program: Program) -> None:
+    """Refuse a port that is taken: until ours has found that out, another one answers in its place."""
+    server = parse_url(program.url)
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    try:
+        socket.create_server((server.host, server.port or 0), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise _failed(program, "cannot start", f"port {server.port} is taken; {_OTHERS}") from None
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:
@@ -180,11 +199,11 @@ def _answers(program: Program) -> bool:
 def _ended(program: Program, status: int) -> ServerFailed:
     code = 128 - status if status < 0 else status
     port = program.url.rpartition(":")[2]
-    return ServerFailed(
-        f"{program.name} ended with status {code}",
-        hint=f"it has said why; if port {port} is taken, PROMETHEUS_PORT and GF_SERVER_HTTP_PORT choose others",
-        facts={"program": program.name, "status": code},
-    )
+    return _failed(program, f"ended with status {code}", f"it has said why; if port {port} is taken, {_OTHERS}", code)
+
+
+def _failed(program: Program, what: str, hint: str, status: int | None = None) -> ServerFailed:
+    return ServerFailed(f"{program.name} {what}", hint=hint, facts={"program": program.name, "status": status})
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

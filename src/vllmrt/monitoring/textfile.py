@@ -87,6 +87,8 @@ class Recorder:
             self._emit(Event("metrics.file", "metrics", text, "warning", {"path": str(self._path)}))
 
     def _phase_of(self, name: str) -> str:
+        if name == "resolve.default":  # it is said before anything is looked at
+            return self._phase
         if name.startswith(_LOOK):
             return PHASES[0] if self._phase == PHASES[0] else "reclaim"
         if name.startswith(_FETCH):

@@ -31,6 +31,8 @@ _OF_THE_RUN = frozenset(
         "settings_file",
     }
 )
+_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_TLS = ("--ssl-certfile", "--ssl-keyfile", "--uds")
 _DEVICES = frozenset({"cuda_visible_devices", "gpu_devices"})
 # A container has a place of its own for the store, and Flox sets its variables itself.
 _ELSEWHERE = frozenset({"VLLM_MODELS_DIR", "FLOX_ENV", "FLOX_ENV_PROJECT", "FLOX_ENV_CACHE"})
@@ -44,6 +46,7 @@ class Deployment(NamedTuple):
         request: which model.
         variables: by name; only what differs from the defaults.
         secrets: names of the variables that are set, but may not be shown.
+        credentials: names of variables that are set, and that are no settings: a source's library reads them.
         extra: arguments for ``vllm serve``.
         warnings: about arguments that are left out.
     """
@@ -52,6 +55,7 @@ class Deployment(NamedTuple):
     request: ModelRequest
     variables: dict[str, str]
     secrets: tuple[str, ...]
+    credentials: tuple[str, ...]
     extra: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -117,7 +121,10 @@ def describe(settings: Settings, extra: Sequence[str], environ: Mapping[str, str
         else:
             variables[variable(row)] = text
     request = requested(settings) or ModelRequest(DEFAULT_MODEL)
-    return Deployment(settings, request, variables, tuple(secrets), tuple(kept), tuple(warnings))
+    credentials = _AWS if settings.r2_bucket and all(environ.get(name) for name in _AWS) else ()
+    return Deployment(
+        settings, request, variables, tuple(secrets), credentials, tuple(kept), (*warnings, *_of_tls(kept))
+    )
 
 
 def variable(row: Row) -> str:
@@ -136,6 +143,16 @@ def _text(row: Row, value: object) -> str:
             hint="change it, or leave it to a settings file beside the server",
         )
     return ",".join(value)
+
+
+def _of_tls(extra: Sequence[str]) -> list[str]:
+    """Whoever waits for the server asks over plain HTTP."""
+    asked = {word.partition("=")[0].replace("_", "-") for word in extra}
+    return [
+        f"{flag}: what waits for the server to be ready asks it over plain HTTP; change that by hand"
+        for flag in _TLS
+        if flag in asked
+    ]
 
 
 def _check(extra: Sequence[str], masker: Masker) -> None:

@@ -64,7 +64,7 @@ def pod_spec(deployment: Deployment, image: str, *, gpus: int, size: int, more: 
 
 def everywhere(deployment: Deployment) -> str:
     """Return the address on which a container listens, since it has addresses of its own: all of them."""
-    return "::" if deployment.settings.host == "::" else "0.0.0.0"  # noqa: S104 - who may reach it is not decided here
+    return "::" if deployment.settings.host.strip("[]") == "::" else "0.0.0.0"  # noqa: S104 - who may reach it is not decided here
 
 
 def store(deployment: Deployment) -> str:

@@ -60,6 +60,7 @@ After=network-online.target
 [Container]
 Image={image}
 ContainerName=vllm
+Entrypoint=vllmrt
 Exec={command}
 {environment}
 {secrets}User={uid}
@@ -99,7 +100,9 @@ def service(deployment: Deployment, executable: Path, engine: Path | None) -> di
         ConfigError: a path that no unit can name.
     """
     places = {"HOME": "%C/vllmrt", "VLLM_MODELS_DIR": "%S/vllmrt"}
-    given = deployment.model | deployment.variables | ({"VLLMRT_VLLM": str(engine)} if engine else {})
+    # a service is no part of the Flox environment in which this may run
+    own = deployment.without("flox_env", "flox_env_project", "flox_env_cache")
+    given = deployment.model | own | ({"VLLMRT_VLLM": str(engine)} if engine else {})
     specified = [f"{name}={value}" for name, value in places.items() if name not in given]
     text = _SERVICE.format(
         model=deployment.request.identity.replace("%", "%%"),
@@ -107,7 +110,8 @@ def service(deployment: Deployment, executable: Path, engine: Path | None) -> di
         environment="\n".join(f"Environment={word}" for word in [*specified, *_assignments(given)]),
         secrets=_SECRETS,
         optional="" if deployment.secrets else "-",
-        paths="".join(f"ReadWritePaths={unit_word(path)}\n" for path in _written(deployment)),
+        # one that is not there yet is passed over: a service that needs it says so itself
+        paths="".join(f"ReadWritePaths={unit_word(f'-{path}')}\n" for path in _written(deployment)),
     )
     return {"vllm.service": text}
 
@@ -120,8 +124,9 @@ def container(deployment: Deployment, image: str) -> dict[str, str]:
     """
     inside = {"HOME": HOME, "USER": "vllm", "VLLM_HOST": everywhere(deployment), "VLLM_MODELS_DIR": "/models"}
     given = inside | deployment.model | deployment.elsewhere("host")
-    named = [f"vllm-{secret_key(name)}" for name in deployment.secrets]
-    secrets = zip(named, deployment.secrets, strict=True)
+    variables = dict.fromkeys([*deployment.secrets, *deployment.credentials])
+    named = [f"vllm-{secret_key(name)}" for name in variables]
+    secrets = zip(named, variables, strict=True)
     outside = store(deployment) if deployment.settings.models_dir else None
     text = _CONTAINER.format(
         model=deployment.request.identity.replace("%", "%%"),
@@ -156,8 +161,10 @@ def _executable(path: Path) -> str:
 
 def _written(deployment: Deployment) -> list[str]:
     settings = deployment.settings
-    places = (settings.models_dir, settings.flox_env_cache, settings.prometheus_multiproc_dir)
-    return [str(place) for place in places if place]
+    directories = (settings.models_dir, settings.prometheus_multiproc_dir)
+    files = (settings.metrics_file, settings.preflight_lockfile)  # replaced, so their directories are written
+    places = [*filter(None, directories), *(file.parent for file in files if file)]
+    return list(dict.fromkeys(map(str, places)))
 
 
 def _published(deployment: Deployment) -> str:

@@ -66,6 +66,7 @@ def parse_url(url: str) -> Server:
 
 def url_of(host: str, port: int) -> str:
     """Return where a client reaches what listens on `host`: a wildcard is no address, and IPv6 wants brackets."""
+    host = host.strip("[]")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
