@@ -73,7 +73,6 @@ def show_launch(
         clearing: entered when nothing else can be refused any more: what has to be stopped for the new server. Its
             value goes into the JSON object as ``preflight``.
     """
-    from vllmrt.masking import redact_argv
     from vllmrt.serve.launch import check, launch
 
     show_warnings(run, plan)
@@ -84,7 +83,7 @@ def show_launch(
         show_command(run, plan, print_cmd=print_cmd)
         if run.json:
             preflight = {"preflight": told} if told else {}
-            run.print_json({"ok": True, **facts, **preflight, "argv": redact_argv(plan.argv), "dry_run": dry})
+            run.print_json({"ok": True, **facts, **preflight, "argv": _shown(run, plan), "dry_run": dry})
         if not dry:
             run.settle()
             watch(run, os.getpid(), str(facts.get("model", "the model")))
@@ -109,15 +108,23 @@ def show_warnings(run: Run, plan: LaunchPlan) -> None:
 
 def show_command(run: Run, plan: LaunchPlan, *, print_cmd: bool) -> None:
     """Say what is launched: bare and as it is, or as an event, which may be kept and has no secrets."""
-    from vllmrt.masking import redact_argv
     from vllmrt.serve.argv import format_command
 
     if print_cmd:
         sys.stderr.write(format_command(plan.argv) + "\n")
     else:
-        shown = redact_argv(plan.argv)
+        shown = _shown(run, plan)
         data = {"argv": shown, "dry_run": run.layers.settings.dry_run}
         run.emit(Event("serve.command", "serve", format_command(shown), data=data))
+
+
+def _shown(run: Run, plan: LaunchPlan) -> list[str]:
+    """Return a command line without secrets: only what the user has added to it can hold one."""
+    if not run.extra:
+        return plan.argv
+    from vllmrt.masking import redact_argv
+
+    return redact_argv(plan.argv)
 
 
 def show_table(out: TextIO, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
