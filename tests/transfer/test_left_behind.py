@@ -94,6 +94,18 @@ def test_what_cannot_be_synced_is_not_trusted(
     assert trusted_after_a_crash(tmp_path / "s", files, monkeypatch) == {"a": 0, "b": 0}
 
 
+def test_where_the_boot_cannot_be_told_only_what_was_synced_is_trusted(
+    tmp_path: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_BOOT_ID", tmp_path / "nothing")
+    (first, second) = files = remote(contents)
+    transfer(tmp_path, Origin(contents), files)
+    with Journal(tmp_path) as later:
+        assert (later.done(first), later.done(second)) == ([], [])
+        later.record(first, 0, 5)
+        assert later.done(first) == [(0, 5)]
+
+
 def test_what_is_begun_anew_while_it_is_synced_is_not_trusted(
     tmp_path: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from sftpserver import serve_sftp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from s3server import Bucket, S3Server
@@ -68,19 +69,22 @@ def gcs_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def sftp_url(tmp_path: Path) -> Iterator[str]:
     """A URL of a server that serves a directory, for paramiko; its user has a password."""
-    pytest.importorskip("paramiko", reason="pip install paramiko")
-    with serve_sftp(tmp_path / "sftp") as port:
-        yield f"sftp://user:s3cr3t-pw@127.0.0.1:{port}"
-        _forget("sftp")
+    yield from _served("sftp", "paramiko", serve_sftp, tmp_path)
 
 
 @pytest.fixture
 def ftp_url(tmp_path: Path) -> Iterator[str]:
     """A URL of a server that serves a directory; fsspec answers from its cache of the directory."""
-    pytest.importorskip("pyftpdlib", reason="pip install pyftpdlib")
-    with serve_ftp(tmp_path / "ftp") as port:
-        yield f"ftp://user:s3cr3t-pw@127.0.0.1:{port}"
-        _forget("ftp")
+    yield from _served("ftp", "pyftpdlib", serve_ftp, tmp_path)
+
+
+def _served(
+    scheme: str, package: str, serve: Callable[[Path], AbstractContextManager[int]], tmp_path: Path
+) -> Iterator[str]:
+    pytest.importorskip(package, reason=f"pip install {package}")
+    with serve(tmp_path / scheme) as port:
+        yield f"{scheme}://user:s3cr3t-pw@127.0.0.1:{port}"
+        _forget(scheme)
 
 
 @pytest.fixture

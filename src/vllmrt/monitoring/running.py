@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vllmrt.errors import ServeRefused, ServerFailed
 from vllmrt.monitoring import grafana, prometheus
 from vllmrt.paths import write_atomic
+from vllmrt.preflight.listeners import listening, targets
 from vllmrt.serve.client import Failed, ask, parse_url, url_of
 
 if TYPE_CHECKING:
@@ -159,12 +158,9 @@ def _environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _refuse_taken(program: Program) -> None:
     """Refuse a port that is taken: until ours has found that out, another one answers in its place."""
     server = parse_url(program.url)
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    try:
-        socket.create_server((server.host, server.port or 0), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise _failed(program, "cannot start", f"port {server.port} is taken; {_OTHERS}") from None
+    port = server.port or 0
+    if listening(targets(server.host, port), port):
+        raise _failed(program, "cannot start", f"port {port} is taken; {_OTHERS}")
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:

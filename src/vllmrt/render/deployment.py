@@ -31,7 +31,11 @@ _OF_THE_RUN = frozenset(
         "settings_file",
     }
 )
-_AWS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+# What libraries of a source read by themselves, or what may be set outside the settings.
+_OF_SOURCES = {
+    "r2": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    "hf-hub": ("HF_TOKEN",),
+}
 _TLS = ("--ssl-certfile", "--ssl-keyfile", "--uds")
 _DEVICES = frozenset({"cuda_visible_devices", "gpu_devices"})
 # A container has a place of its own for the store, and Flox sets its variables itself.
@@ -46,7 +50,7 @@ class Deployment(NamedTuple):
         request: which model.
         variables: by name; only what differs from the defaults.
         secrets: names of the variables that are set, but may not be shown.
-        credentials: names of variables that are set, and that are no settings: a source's library reads them.
+        credentials: names of the variables with which its sources get in, if they are set.
         extra: arguments for ``vllm serve``.
         warnings: about arguments that are left out.
     """
@@ -121,10 +125,16 @@ def describe(settings: Settings, extra: Sequence[str], environ: Mapping[str, str
         else:
             variables[variable(row)] = text
     request = requested(settings) or ModelRequest(DEFAULT_MODEL)
-    credentials = _AWS if settings.r2_bucket and all(environ.get(name) for name in _AWS) else ()
+    credentials = tuple(name for name in offered(settings) if environ.get(name))
     return Deployment(
         settings, request, variables, tuple(secrets), credentials, tuple(kept), (*warnings, *_of_tls(kept))
     )
+
+
+def offered(settings: Settings) -> list[str]:
+    """Return the variables with which the sources that are asked may get in."""
+    asked = set(settings.model_sources) - (set() if settings.r2_bucket else {"r2"})
+    return [name for source, names in _OF_SOURCES.items() if source in asked for name in names]
 
 
 def variable(row: Row) -> str:

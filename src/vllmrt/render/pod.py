@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllmrt.errors import ConfigError
 from vllmrt.render.budget import startup_seconds
+from vllmrt.render.deployment import offered
 from vllmrt.render.quoting import Text, kubernetes_literal
 
 if TYPE_CHECKING:
@@ -19,11 +20,6 @@ HOME, _TMP, _SHM, _STORE = "/home/vllm", "/tmp", "/dev/shm", "/models"  # noqa: 
 UID = 10001
 _KEY = "VLLM_API_KEY"
 _PERIOD = 10
-# Read by libraries of a source, or set outside the settings: offered where the secret has them.
-_OPTIONAL = {
-    "r2": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    "hf-hub": ("HF_TOKEN",),
-}
 
 
 def pod_spec(deployment: Deployment, image: str, *, gpus: int, size: int, more: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -87,9 +83,8 @@ def secret_key(name: str) -> str:
 
 def secrets(deployment: Deployment) -> dict[str, bool]:
     """Return the variables that come from the secret, and whether the pod may start without them."""
-    asked = set(deployment.settings.model_sources) - (set() if deployment.settings.r2_bucket else {"r2"})
-    offered = [name for source, names in _OPTIONAL.items() if source in asked for name in names]
-    return {name: name not in deployment.secrets for name in dict.fromkeys([_KEY, *offered, *deployment.secrets])}
+    names = dict.fromkeys([_KEY, *offered(deployment.settings), *deployment.secrets])
+    return {name: name not in deployment.secrets for name in names}
 
 
 def _provision(deployment: Deployment, image: str) -> dict[str, Any]:

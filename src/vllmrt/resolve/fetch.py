@@ -141,7 +141,7 @@ class Fetcher:
             return select(candidate.files, include=include, exclude=exclude)
         if index[0].size > TEXT_LIMIT:
             text = f"{SAFETENSORS_INDEX} is {index[0].size:,} bytes long, at most {TEXT_LIMIT:,} make sense"
-            raise SourceError(text)
+            raise SourceError(text, hint="fetch it from another source, or name its files with --include")
         plan = reuse(published, candidate.files, staging, source=source, location=candidate.location)
         if index[0].path not in plan.reused:
             with disk.writing(self._store.root):
