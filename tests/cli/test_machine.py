@@ -63,6 +63,15 @@ class Done(NamedTuple):
         return [json.loads(line) for line in self.err.splitlines()]
 
 
+class Started(subprocess.Popen[str]):
+    """A process whose ``with`` block does not wait for it when a test has failed in it."""
+
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *more)
+
+
 class Machine:
     """A user's machine below `root`: ``home``, ``bin`` on PATH, ``site`` on PYTHONPATH once something is installed.
 
@@ -113,7 +122,7 @@ class Machine:
         self, *args: str, prefix: tuple[str, ...] = (), stderr: int = subprocess.PIPE, **env: str | None
     ) -> subprocess.Popen[str]:
         """Start ``vllmrt``."""
-        return subprocess.Popen(
+        return Started(
             [*prefix, VLLMRT, *args],
             cwd=self.root,
             env=self.environ(env),
