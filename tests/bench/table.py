@@ -19,14 +19,15 @@ class Budget(NamedTuple):
 
     Attributes:
         text: in words.
-        limit: how many times as long as we a rival takes at least, or how much of `field` is ours at most.
+        limit: how many times as long as we a rival takes at least, or how much of `field` is ours at most; None where
+            nothing is asked, and the rival is only shown.
         rival: who is looked at; None for ourselves alone.
         field: of `Run`, where there is no rival.
         at_most: it is we who take at most `limit` times as long as the rival.
     """
 
     text: str
-    limit: float
+    limit: float | None
     rival: str | None = None
     field: str = "wall"
     at_most: bool = False
@@ -64,10 +65,10 @@ class Table(NamedTuple):
             return "not measured", NOTHING
         if ratio is None:
             value = ours.memory / 1e6 if budget.field == "memory" else ours.median(budget.field) * 1000
-            return f"{value:.0f} {_UNITS[budget.field]}", _word(kept=value <= budget.limit)
+            return f"{value:.0f} {_UNITS[budget.field]}", _word(value, at_most=budget.limit)
         if budget.at_most:
-            return f"{1 / ratio:.2f} times", _word(kept=1 / ratio <= budget.limit)
-        return f"{ratio:.2f} times", _word(kept=ratio >= budget.limit)
+            return f"{1 / ratio:.2f} times", _word(1 / ratio, at_most=budget.limit)
+        return f"{ratio:.2f} times", _word(-ratio, at_most=None if budget.limit is None else -budget.limit)
 
     def ratio(self, name: str) -> float | None:
         """Return how many times as long as ours a contender took, None if either was not measured."""
@@ -95,8 +96,10 @@ def summary(tables: Sequence[Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _word(*, kept: bool) -> str:
-    return "kept" if kept else "**missed**"
+def _word(value: float, *, at_most: float | None) -> str:
+    if at_most is None:
+        return NOTHING
+    return "kept" if value <= at_most else "**missed**"
 
 
 def _line(cells: Sequence[str]) -> str:

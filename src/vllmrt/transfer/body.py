@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import socket
-import ssl
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,8 +42,7 @@ class Reply(NamedTuple):
     def shut(self) -> None:
         """End what waits for the connection, and leave its descriptor to the thread that waits."""
         with suppress(OSError):
-            # That of SSLSocket would take the decryption away from a thread that is still to read.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def discard(self, pool: Pool) -> None:
         """Read the little that a redirect says, so that its connection can be used again."""
@@ -135,8 +133,7 @@ class HttpRange:
             count: int = answer.fp.readinto(buffer[: self._buffered])
             self._buffered -= count
             return count
-        sock = self._reply.sock
-        return _records(sock, buffer) if isinstance(sock, ssl.SSLSocket) else sock.recv_into(buffer)
+        return self._reply.sock.recv_into(buffer)
 
     def _pause(self, *, keep: bool) -> None:
         with self._mutex:
@@ -154,16 +151,3 @@ class HttpRange:
 
     def _broken(self, why: str) -> TransientSourceError:
         return TransientSourceError(f"{shown(self.url)}: {why}, {self._left:,} bytes early")
-
-
-def _records(sock: ssl.SSLSocket, buffer: memoryview) -> int:
-    """Wait for one record, and take those that are there already: one alone is 16 KiB, a small block to write."""
-    count = sock.recv_into(buffer)
-    timeout = sock.gettimeout()
-    sock.settimeout(0)
-    # that nothing is there yet, or a fault, which the next call meets again
-    with suppress(OSError):
-        while count and count < len(buffer) and (more := sock.recv_into(buffer[count:])):
-            count += more
-    sock.settimeout(timeout)
-    return count

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from vllmrt.errors import SourceError
+from vllmrt.transfer.tls import HttpsConnection
 
 if TYPE_CHECKING:
     import socket
@@ -102,7 +103,8 @@ class Pool:
         if origin.scheme == "http":
             plain = http.client.HTTPConnection(near.host, near.port, timeout=self._timeout)
             return Link(plain, origin, used=False, via_proxy=proxy is not None)
-        connection = http.client.HTTPSConnection(near.host, near.port, timeout=self._timeout, context=self._tls())
+        where = near.host, near.port
+        connection = HttpsConnection(where, name=origin.host, timeout=self._timeout, context=self._tls())
         if proxy:
             connection.set_tunnel(origin.host, origin.port, headers=credentials(proxy))
         return Link(connection, origin, used=False, via_proxy=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vllmrt.transfer.target import Target
     from vllmrt.types import ReadableRange, RemoteFile
 
-BLOCK = 2 << 20
+BLOCK = 512 << 10
 """Bytes of a read: larger blocks cost memory, smaller ones system calls and waits for the interpreter's lock."""
 
 
