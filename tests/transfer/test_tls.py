@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from proxies import Certificate, make_certificate
 
+from vllmrt.transfer.http import RangeClient
 from vllmrt.transfer.tls import HttpsConnection, TlsSocket
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
-@pytest.fixture
-def trusting(certificate: Certificate) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(certificate.chain))
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+def trusting(certificate: Certificate, request: pytest.FixtureRequest) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificate.chain))
+    context.minimum_version = context.maximum_version = request.param
+    return context
 
 
 @pytest.fixture
@@ -139,11 +142,13 @@ def test_a_byte_that_was_changed_on_the_way(
         with pytest.raises(ssl.SSLError):
             collect(sock, came)
         assert came == CONTENT[: len(came)]
-        assert len(came) < at
+        assert at - 2 * RECORD < len(came) < at
+        assert not sock.is_idle
 
 
 def test_new_keys_in_the_middle(certificate: Certificate, trusting: ssl.SSLContext) -> None:
-    command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_3", "-cert", certificate.chain]
+    command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", certificate.chain]
+    new_keys = b"K\n" if trusting.maximum_version is ssl.TLSVersion.TLSv1_3 else b"r\n"
     with subprocess.Popen(
         [*command, "-key", certificate.key], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as server:
@@ -153,8 +158,8 @@ def test_new_keys_in_the_middle(certificate: Certificate, trusting: ssl.SSLConte
             accepting = next(line for line in server.stdout if line.startswith(b"ACCEPT"))
             with closing(connect(int(accepting.rsplit(b":")[-1]), trusting)) as sock:
                 for number in range(3):
-                    # a letter alone is a command: new keys, of both sides
-                    for typed in (b"K\n", b"line %d\n" % number):
+                    # a letter alone is a command: new keys of both sides, or to shake hands again
+                    for typed in (new_keys, b"line %d\n" % number):
                         server.stdin.write(typed)
                         server.stdin.flush()
                         time.sleep(0.2)  # it has to be what one read brings
@@ -201,10 +206,24 @@ def test_nothing_is_waited_for_longer_than_it_may(
     serve: Serve, certificate: Certificate, trusting: ssl.SSLContext
 ) -> None:
     ended = threading.Event()
-    port = serve(lambda _: ended.wait(PATIENCE))
-    with pytest.raises(TimeoutError):
-        connect(port, trusting, timeout=0.2)
-    ended.set()
+
+    def drip(connection: socket.socket) -> None:
+        """Say that a long record comes, and bring it byte by byte."""
+        with suppress(OSError):
+            connection.sendall(b"\x16\x03\x03\x40\x00")
+            for _ in range(200):
+                if ended.wait(0.05):
+                    break
+                connection.sendall(b"\x02")
+
+    for say in (lambda _: ended.wait(PATIENCE), drip):
+        port = serve(say)
+        begin = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect(port, trusting, timeout=0.3)
+        assert time.monotonic() - begin < 5
+        ended.set()
+        ended.clear()
 
     def stall(connection: socket.socket) -> None:
         connection.sendall(encrypted(connection, certificate.context(), CONTENT)[: -RECORD // 2])
@@ -234,3 +253,82 @@ def test_shutdown_ends_the_wait_of_another_thread(
         timer.start()
         assert sock.recv_into(bytearray(10)) == 0
         timer.join()
+
+
+def test_nothing_is_sent_in_clear(serve: Serve, certificate: Certificate, trusting: ssl.SSLContext) -> None:
+    heard = []
+
+    def listen(connection: socket.socket) -> None:
+        with certificate.context().wrap_socket(connection, server_side=True) as secure:
+            for _ in range(3):
+                heard.append(secure.recv(100))
+                secure.sendall(heard[-1])
+
+    with closing(connect(serve(listen), trusting)) as sock:
+        assert sock.send(b"one") == 3
+        assert sock.recv(100) == b"one"
+        with sock.makefile("wb") as file:
+            file.write(b"two")
+        assert sock.recv(2) + sock.recv(100) == b"two"
+        assert sock.is_idle
+        for refused in (sock.sendmsg, sock.sendto, sock.recvfrom, sock.recvmsg, sock.sendfile, sock.recvmsg_into):
+            with pytest.raises(NotImplementedError):
+                refused([b"secret"])
+        for call in (lambda: sock.recv(1, socket.MSG_PEEK), lambda: sock.recv_into(bytearray(1), 1, socket.MSG_PEEK)):
+            with pytest.raises(ValueError, match="2"):
+                call()
+        sock.sendall(b"three")
+        assert sock.recv(100) == b"three"
+    assert heard == [b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize("good_bye", [False, True])
+def test_what_was_read_ahead_makes_it_not_idle(
+    serve: Serve, certificate: Certificate, trusting: ssl.SSLContext, *, good_bye: bool
+) -> None:
+    ended = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with certificate.context().wrap_socket(connection, server_side=True) as secure:
+            secure.sendall(b"answer")
+            if good_bye:
+                secure.settimeout(0.1)
+                with suppress(OSError):
+                    secure.unwrap()
+            else:
+                secure.sendall(b"and what nobody asked for")
+            ended.wait(PATIENCE)
+
+    with closing(connect(serve(answer), trusting)) as sock:
+        time.sleep(0.3)  # all of it is there
+        assert read(sock, 6) == b"answer"
+        assert not sock.is_idle
+        ended.set()
+
+
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next(
+    serve: Serve, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.chain))
+    head = b"HTTP/1.1 206 OK\r\nContent-Range: bytes 0-9999/10000\r\nContent-Length: 10000\r\n\r\n"
+
+    behind = [b"", head + b"x" * 10_000]  # of the second connection, and of the first
+
+    def answer(connection: socket.socket) -> None:
+        more = behind.pop()
+        with suppress(OSError), certificate.context().wrap_socket(connection, server_side=True) as secure:
+            while secure.recv(1 << 16):
+                secure.sendall(head + CONTENT[:10_000])
+                secure.sendall(more)
+
+    with closing(RangeClient(timeout=PATIENCE)) as client:
+        port = serve(answer)
+        serve(answer)
+        for _ in range(3):
+            time.sleep(0.2)
+            opened = client.open(f"https://127.0.0.1:{port}/a", 0, 10_000)
+            time.sleep(0.2)  # what comes behind it is there too
+            buffer, count = memoryview(bytearray(10_000)), 0
+            while more := opened.readinto(buffer[count:]):
+                count += more
+            assert buffer == CONTENT[:10_000]

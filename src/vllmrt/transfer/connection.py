@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from vllmrt.errors import SourceError
-from vllmrt.transfer.tls import HttpsConnection
+from vllmrt.transfer.tls import HttpsConnection, TlsSocket
 
 if TYPE_CHECKING:
     import socket
@@ -166,7 +166,7 @@ def _trusting(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def _is_quiet(sock: socket.socket | None) -> bool:
     """Tell whether an idle connection may be used: what it has to say is its end, or what nobody asked for."""
-    if sock is None:
+    if sock is None or (isinstance(sock, TlsSocket) and not sock.is_idle):
         return False
     poller = select.poll()
     poller.register(sock, select.POLLIN)
