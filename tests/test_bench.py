@@ -89,6 +89,7 @@ def test_the_table_has_medians_and_ratios() -> None:
     [
         (Budget("3 times", 3, "rival"), "3.00 times | kept"),
         (Budget("4 times", 4, "rival"), "3.00 times | **missed**"),
+        (Budget("no more than shown", None, "rival"), "3.00 times | -"),
         (Budget("half of it", 0.5, "rival", at_most=True), "0.33 times | kept"),
         (Budget("a quarter of it", 0.25, "rival", at_most=True), "0.33 times | **missed**"),
         (Budget("2 s", 2000), "2000 ms | kept"),

@@ -21,10 +21,7 @@ def measure(setting: Setting) -> list[Table]:
     model, size = setting.model("small", setting.small, SIZE)
     title = f"{setting.small:,} files of 100 KiB"
     sums = tools.sums(model, setting.scratch / "small.sha256")
-    budgets = [
-        Budget(f"not behind `{name}`", 1.0, name)
-        for name in (s3.SUMMED, "s5cmd cp", "s5cmd cp + sha256sum -c", "rclone copy")
-    ]
+    budgets = [Budget(f"not behind `{s3.SUMMED}`", 1.0, s3.SUMMED), *s3.BUDGETS[1:]]
     with servers.store(setting.scratch) as store:
         environ = tools.environ(setting.scratch, **tools.bucket(store.http))
         rows = take_turns(s3.contenders("small", setting.out, environ, sums, TOLD), setting.runs, setting.out)
