@@ -23,6 +23,7 @@ from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine
 from vllmrt.transfer.journal import Journal
 from vllmrt.transfer.target import Target
+from vllmrt.validate import missing
 from vllmrt.validate.reading import TEXT_LIMIT
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from vllmrt.events import Emit
     from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
-    from vllmrt.types import Candidate, ModelRequest, ReadableRange, RemoteFile
+    from vllmrt.types import Candidate, Finding, ModelRequest, ReadableRange, RemoteFile
 
 HEADROOM = 64 << 20
 """Bytes that are to stay free on the disk of the store."""
@@ -50,6 +51,18 @@ class Staged(NamedTuple):
     files: Path
     states: dict[str, FileState]
     inodes: dict[str, int]
+
+
+class Unfit(Exception):
+    """The names of the files alone say that they are no model.
+
+    Attributes:
+        faults: errors that the validators would find.
+    """
+
+    def __init__(self, faults: Sequence[Finding]) -> None:
+        super().__init__()
+        self.faults = faults
 
 
 class Fetcher:
@@ -87,6 +100,7 @@ class Fetcher:
             what is staged, or the published model where that is what the listing says.
 
         Raises:
+            Unfit: what is chosen of the listing is no model.
             SourceError: the listing cannot be used, or bytes could not be had.
             IntegrityError: bytes differ from their digest.
             NoSpace: the disk is or would be full.
@@ -99,6 +113,8 @@ class Fetcher:
         plan = reuse(published, selection.wanted, staging, source=source, location=candidate.location)
         if plan.identical and published:
             return _renewed(published, plan.reused)
+        if faults := missing([file.path for file in selection.wanted], self._settings):
+            raise Unfit(faults)
         self._store.admit(staging, plan.wanted, headroom=HEADROOM)
         announce(self._emit, source, candidate, selection, plan.wanted)
         try:

@@ -21,7 +21,7 @@ from vllmrt.errors import (
 from vllmrt.events import Event, human_size
 from vllmrt.resolve import manifest
 from vllmrt.resolve.attempts import Attempt, against_rivals, failure
-from vllmrt.resolve.proof import Prover
+from vllmrt.resolve.proof import Prover, words
 from vllmrt.types import Candidate, ModelTree, Skip
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vllmrt.resolve.manifest import Manifest
     from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
-    from vllmrt.types import ModelRequest
+    from vllmrt.types import Finding, ModelRequest
 
 _PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 """Seconds before a source is asked again, and the most that its Retry-After may make of them."""
@@ -193,7 +193,7 @@ class Resolver:
     def _fetch(
         self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover, *, again: bool = False
     ) -> Resolved | None:
-        from vllmrt.resolve.fetch import Fetcher, Staged
+        from vllmrt.resolve.fetch import Fetcher, Staged, Unfit
 
         name, store = source.entry.name, self._store()
         if self._settings.dry_run:
@@ -201,6 +201,9 @@ class Resolver:
         try:
             fetcher = Fetcher(store, self._settings, self._emit, self._note)
             staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
+        except Unfit as unfit:
+            self._unfit(name, candidate, unfit.faults)
+            return None
         except (SourceError, PluginError, IntegrityError) as error:
             if isinstance(error, ChangedError) and not again:
                 return self._again(source, request, prover, error)
@@ -239,10 +242,14 @@ class Resolver:
             with suppress(OSError):
                 manifest.write(path, proven)
 
-    def _would_fetch(self, name: str, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved:
+    def _would_fetch(self, name: str, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
         from vllmrt.resolve.selection import select
+        from vllmrt.validate import missing
 
         wanted = select(candidate.files, include=self._settings.include, exclude=self._settings.exclude).wanted
+        if faults := missing([file.path for file in wanted], self._settings):
+            self._unfit(name, candidate, faults)
+            return None
         size = human_size(sum(file.size for file in wanted))
         text = f"would be fetched: {len(wanted)} files · {size} · {candidate.location}"
         self._emit(Event("transfer.plan", name, text, data={"source": name, "files": len(wanted)}))
@@ -257,6 +264,10 @@ class Resolver:
 
             raise taken_away(str(path))
         self._record(Attempt(source, "rejected", "\n".join([str(path), *faults])))
+
+    def _unfit(self, source: str, candidate: Candidate, faults: Sequence[Finding]) -> None:
+        """Note what the names of a listing alone say: nothing is fetched then."""
+        self._record(Attempt(source, "rejected", "\n".join([candidate.location, *map(words, faults)])))
 
     def _chosen(self, source: str, tree: ModelTree, now: Manifest) -> Resolved:
         self._attempts.append(Attempt(source, "chosen", tree.candidate.location))

@@ -45,11 +45,11 @@ class Prover:
             except VllmrtError as error:
                 faults.append(f"{error} ({error.hint})" if error.hint else str(error))
                 continue
-            faults += [_words(finding) for finding in findings if finding.severity is Severity.ERROR]
+            faults += [words(finding) for finding in findings if finding.severity is Severity.ERROR]
             for finding in findings:
                 if finding.severity is Severity.WARNING:
                     data = {"code": finding.code, "file": finding.file}
-                    self._emit(Event("validate.warning", source, _words(finding), "warning", data))
+                    self._emit(Event("validate.warning", source, words(finding), "warning", data))
         return faults
 
     def manifest(
@@ -70,5 +70,6 @@ class Prover:
         )
 
 
-def _words(finding: Finding) -> str:
+def words(finding: Finding) -> str:
+    """Return a finding in a line, with its file."""
     return f"{finding.file}: {finding.message}" if finding.file else finding.message

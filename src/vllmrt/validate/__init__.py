@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from vllmrt.settings import Settings
     from vllmrt.types import Finding, ModelTree, Validator
@@ -65,6 +65,13 @@ def validators(settings: Settings) -> tuple[Validator, ...]:
     """Return the core's validators, which share one walk of each tree."""
     surveyor = Surveyor()
     return tuple(BytesValidator(name, settings, surveyor) for name in NAMES)
+
+
+def missing(names: Collection[str], settings: Settings) -> tuple[Finding, ...]:
+    """Return what a directory with files of these names would lack, before any of them is fetched."""
+    from vllmrt.validate import config, shards, tokenizer
+
+    return (*config.missing(names), *tokenizer.missing(names, settings), *shards.missing(names))
 
 
 def _shortened(found: Iterable[Finding]) -> tuple[Finding, ...]:

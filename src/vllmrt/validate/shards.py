@@ -32,10 +32,15 @@ def check(survey: Survey, settings: Settings) -> Iterator[Finding]:
     for sort in _without_index(survey, loaded):
         yield from _missing_of_series(survey, sort)
     yield from _empty(survey, weights)
-    if loaded is None and not indexes.names and not any(kind(name) for name in survey.refused):
-        yield error("weights-missing", None, "no weights: no .safetensors, .bin, .pt, .pth or .gguf file")
+    yield from missing((*survey.files, *survey.refused))
     if loaded in PICKLES:
         yield _pickles(weights[loaded], refuse=settings.safe_weights_only)
+
+
+def missing(names: Iterable[str]) -> Iterator[Finding]:
+    """Yield ``weights-missing`` unless one of the files in the directory itself is weights, or an index of some."""
+    if not any("/" not in name and (kind(name) or name.endswith(INDEX)) for name in names):
+        yield error("weights-missing", None, "no weights: no .safetensors, .bin, .pt, .pth or .gguf file")
 
 
 def _missing_of_index(survey: Survey, index: Index, loaded: str | None) -> Iterator[Finding]:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from vllmrt.validate.reading import File, check_object, empty, error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from vllmrt.settings import Settings
     from vllmrt.types import Finding
     from vllmrt.validate.tree import Survey
 
 DIRECTORIES = ("", "tokenizer/", "tokenizer_files/")
-ALONE = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "tekken.json")
+ALONE = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "tekken.json", "tiktoken.model")
 ALONE_PATTERNS = ("tokenizer.model.v*", "*.tiktoken")
+# A tokenizer of the model's own, whatever its vocabulary is called: vLLM runs it with --trust-remote-code.
+OWN_CODE = "tokenization_*.py"
 TOGETHER = (
     {"vocab.json", "merges.txt"},
     {"tokenizer_config.json", "vocab.json"},
@@ -35,25 +37,31 @@ def check(survey: Survey, settings: Settings) -> Iterator[Finding]:
     """Yield ``tokenizer-missing``, ``tokenizer-invalid`` and ``empty-file``, unless the check is switched off."""
     if settings.skip_tokenizer_check:
         return
-    if not any(_complete(_names(survey, directory)) for directory in DIRECTORIES):
-        looked = ", ".join(directory or "./" for directory in DIRECTORIES)
-        known = "neither tokenizer.json, tokenizer.model, vocab.txt nor another known one"
-        message = f"no tokenizer in {looked}: {known}; VLLM_SKIP_TOKENIZER_CHECK=1 does without"
-        yield error("tokenizer-missing", None, message)
+    yield from missing((*survey.files, *survey.refused), settings)
     for file in survey.files.values():
         directory, _, name = file.name.rpartition("/")
         if f"{directory}/".lstrip("/") in DIRECTORIES:
             yield from _check_file(file, name)
 
 
-def _names(survey: Survey, directory: str) -> set[str]:
-    there = (*survey.files, *survey.refused)
-    names = {name.removeprefix(directory) for name in there if name.startswith(directory)}
-    return {name for name in names if "/" not in name}
+def missing(names: Collection[str], settings: Settings) -> Iterator[Finding]:
+    """Yield ``tokenizer-missing`` unless one of the files is a tokenizer, or the check is switched off."""
+    if settings.skip_tokenizer_check or any(_complete(_below(directory, names)) for directory in DIRECTORIES):
+        return
+    looked = ", ".join(directory or "./" for directory in DIRECTORIES)
+    known = "neither tokenizer.json, tokenizer.model, vocab.txt nor another known one"
+    message = f"no tokenizer in {looked}: {known}; VLLM_SKIP_TOKENIZER_CHECK=1 does without"
+    yield error("tokenizer-missing", None, message)
+
+
+def _below(directory: str, names: Collection[str]) -> set[str]:
+    below = {name.removeprefix(directory) for name in names if name.startswith(directory)}
+    return {name for name in below if "/" not in name}
 
 
 def _complete(names: set[str]) -> bool:
-    return any(_alone(name) for name in names) or any(needed <= names for needed in TOGETHER)
+    own = "tokenizer_config.json" in names and any(fnmatchcase(name, OWN_CODE) for name in names)
+    return own or any(_alone(name) for name in names) or any(needed <= names for needed in TOGETHER)
 
 
 def _alone(name: str) -> bool:

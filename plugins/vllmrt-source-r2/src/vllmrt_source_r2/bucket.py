@@ -115,8 +115,13 @@ class Bucket:
             raise faults.of_boto(error, bucket=self.name, host=self.host, doing=doing) from None
 
 
-def connect(name: str, endpoint: str | None) -> Bucket | Skip:
+def connect(name: str, endpoint: str | None, *, region: str | None = None) -> Bucket | Skip:
     """Return a bucket, or why there are no credentials for it; nothing is asked of the store yet.
+
+    Args:
+        name: of the bucket.
+        endpoint: None for what the AWS configuration says.
+        region: where the bucket was found to be; None for what is configured.
 
     Raises:
         SourceError: the endpoint is no URL.
@@ -129,7 +134,7 @@ def connect(name: str, endpoint: str | None) -> Bucket | Skip:
         frozen = credentials and credentials.get_frozen_credentials()
         if not frozen or not frozen.access_key:
             return Skip("no AWS credentials", hint=_REMEDY)
-        client = _settled(session, _client(session, _region(session, endpoint), endpoint), endpoint)
+        client = _settled(session, _client(session, region or _region(session, endpoint), endpoint), endpoint)
     except BotoCoreError as error:
         # Not its text: that may be what a credential process printed.
         return Skip(f"the AWS credentials cannot be loaded ({type(error).__name__})", hint=_REMEDY)
