@@ -16,6 +16,7 @@ import pytest
 from remoteplugin import asked, install
 
 from vllmrt.testing import fake_dist, fingerprint, make_model
+from vllmrt.testing.models import write_sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,6 +170,37 @@ def test_what_the_store_keeps_for_itself_is_passed_over(rig: Rig) -> None:
     assert done.returncode == 0, done.stderr
     assert not (rig.published / "__pycache__").exists()
     assert rig.resolve().stderr.count("unchanged") == 1
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("config.json", "config.json: is missing"),
+        ("tokenizer.json", "no tokenizer in"),
+        ("model*", "no weights"),
+    ],
+)
+@pytest.mark.parametrize("dry", [False, True])
+def test_what_is_no_model_by_its_names_is_not_fetched(rig: Rig, gone: str, said: str, *, dry: bool) -> None:
+    for path in rig.model.glob(gone):
+        path.unlink()
+    (rig.model / "llama-Q4_K_M.bin.part").write_bytes(b"0" * 100_000)
+    done = rig.resolve(*["--dry-run"] * dry)
+    assert done.returncode == 11, done.stderr
+    assert "rejected" in done.stderr
+    assert said in done.stderr
+    assert {path for path, _, _ in asked(rig.origin)} <= {"model.safetensors.index.json"}  # which says what is chosen
+    assert not rig.published.exists()
+
+
+def test_a_list_of_digests_may_name_what_is_not_fetched(rig: Rig) -> None:
+    (rig.model / "pytorch_model.bin").write_bytes(b"0" * 1000)
+    write_sums(rig.model)
+    for env in ({}, {"XDG_CACHE_HOME": str(rig.root / "another")}):  # and once more without what was proven
+        done = rig.resolve(**env)
+        assert done.returncode == 0, done.stderr
+        assert "pytorch_model.bin" in done.stderr or not env
+    assert not (rig.published / "pytorch_model.bin").exists()
 
 
 def test_a_damaged_model_is_not_published(rig: Rig) -> None:

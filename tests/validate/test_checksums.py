@@ -42,12 +42,26 @@ def test_a_file_below(check, summed):
     assert check(summed).errors == [("checksum-mismatch", "sub/notes")]
 
 
-@pytest.mark.parametrize("name", ["gone.bin", "sub/gone", "tokenizer"])
-def test_missing(check, summed, name):
-    (summed / "tokenizer").mkdir()
+def listed_too(summed, *names):
     with (summed / LIST).open("a") as file:
-        file.write(f"{DIGEST}  {name}\n")
+        file.writelines(f"{DIGEST}  {name}\n" for name in names)
+
+
+@pytest.mark.parametrize("name", ["another.safetensors", "params.json", "special_tokens_map.json"])
+def test_missing(check, summed, name):
+    listed_too(summed, name)
     assert check(summed).errors == [("checksum-missing", name)]
+
+
+def test_a_list_of_the_whole_repository(check, summed):
+    """Of which not everything was fetched: other weights, other layouts, variants."""
+    (summed / "tokenizer").mkdir()
+    others = ["pytorch_model.bin", "original/consolidated.00.pth", "model.onnx", "tokenizer", "README.md"]
+    listed_too(summed, *others, SHARD.replace("model-", "model.fp16-"))
+    report = check(summed)
+    assert report.errors == []
+    assert report.warnings == [("checksum-unused", LIST)]
+    assert "pytorch_model.bin, original/consolidated.00.pth, model.onnx and 3 more" in report.text
 
 
 @pytest.mark.parametrize(

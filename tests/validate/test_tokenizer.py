@@ -42,6 +42,8 @@ def test_none_but_not_asked_for(check, bare):
         ["tokenizer.model.v3"],
         ["tokenizer.model.v7m1"],
         ["qwen.tiktoken"],
+        ["tiktoken.model"],
+        ["tokenizer_config.json", "tokenization_rwkv.py"],
     ],
     ids="+".join,
 )
@@ -57,6 +59,7 @@ def test_recognised(check, bare, directory, names):
         ["merges.txt"],
         ["tokenizer_config.json"],
         ["tokenizer_config.json", "merges.txt"],
+        ["tokenization_rwkv.py", "merges.txt"],
         ["special_tokens_map.json", "added_tokens.json"],
         ["tokenizer.bak"],
         ["my_tokenizer.json"],

@@ -298,7 +298,8 @@ def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
 ENTRIES = [
     ("google", {"generation": "17", "etag": "CJ", "md5Hash": "XUFAKrxLKna5cZ2REBfFkg=="}, "17", "md5"),
     ("google, composed", {"generation": "17", "crc32c": "AAAAAQ=="}, "17", "crc32c"),
-    ("amazon", {"ETag": '"5d41402abc4b2a76b9719d911017c592"'}, '"5d41402abc4b2a76b9719d911017c592"', None),
+    ("amazon", {"ETag": '"5d41402abc4b2a76b9719d911017c592"'}, "5d41402abc4b2a76b9719d911017c592", None),
+    ("azure, one file of an old driver", {"etag": '"0x8D"'}, "0x8D", None),
     ("azure", {"etag": "0x8D", "content_settings": {"content_md5": bytearray(16)}}, "0x8D", "md5"),
     ("azure, without", {"etag": "0x8D", "content_settings": {"content_md5": None}}, "0x8D", None),
     ("hugging face", {"blob_id": "ab", "lfs": {"sha256": "0" * 64}}, "ab", "sha256"),

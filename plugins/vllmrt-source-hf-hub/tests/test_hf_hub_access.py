@@ -50,6 +50,17 @@ def test_the_variable_wins_then_the_file_that_is_named_then_the_home(tmp_path: P
     assert (found.value, found.origin) == ("hf_variable", "HF_TOKEN")
 
 
+def test_the_usual_place_is_where_huggingface_hub_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HOME defaults to ``$XDG_CACHE_HOME/huggingface``."""
+    write(tmp_path / "home" / ".cache" / "huggingface" / "token", "hf_an_old_one")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "scratch"))
+    assert access.find(load({}).settings).token is None
+    write(tmp_path / "scratch" / "huggingface" / "token")
+    found = access.find(load({}).settings).token
+    assert found
+    assert found.value == TOKEN
+
+
 def test_a_token_file_that_is_sent(hub: FakeHub, client: Clients, model: Path, tmp_path: Path) -> None:
     hub.add(MODEL, model, private=True)
     hub.tokens[TOKEN] = {MODEL}

@@ -37,6 +37,7 @@ REFUSED: list[tuple[int, str, str, str | None]] = [
     (400, "ExpiredToken", "the session token of the AWS credentials has expired", "AWS_SESSION_TOKEN"),
     (403, "AccessDenied", "the credentials may not list bucket models", "s3:GetObject"),
     (404, "NoSuchBucket", "there is no bucket models at 127.0.0.1:PORT", "R2_BUCKET"),
+    (404, "NoSuchKey", "there is no bucket models at 127.0.0.1:PORT", "R2_BUCKET"),
     (403, "RequestTimeTooSkewed", "the clock of this machine is wrong", "timedatectl"),
     (400, "AuthorizationHeaderMalformed", "bucket models is not in the region", "AWS_DEFAULT_REGION"),
     (400, "InvalidRegionName", "bucket models is not in the region", "AWS_DEFAULT_REGION"),

@@ -10,17 +10,17 @@ from xml.sax.saxutils import escape
 
 import pytest
 from s3stub import Reply
+from vllmrt_source_r2 import R2Source, listing
 from vllmrt_source_r2 import bucket as bucket_module
-from vllmrt_source_r2 import listing
 
 from vllmrt.errors import SourceError
+from vllmrt.settings import Settings
 from vllmrt.types import Digest, ModelRequest, RemoteFile, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from s3stub import Stub
-    from vllmrt_source_r2 import R2Source
 
     Make = Callable[..., R2Source]
 
@@ -277,3 +277,37 @@ def test_a_bucket_of_amazons_in_another_region(environ: pytest.MonkeyPatch) -> N
     bucket._follow_region({"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-central-1"}}})  # noqa: SLF001
     assert "%2Feu-central-1%2Fs3%2F" in bucket.sign("x")
     bucket.close()
+
+
+def test_the_region_that_was_found_outlives_a_renewal_of_the_credentials(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    source = R2Source(Settings(r2_bucket="models", r2_models_prefix="llm"))
+    bucket = source._connect()  # noqa: SLF001
+    assert not isinstance(bucket, Skip)
+    bucket._follow_region({"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-central-1"}}})  # noqa: SLF001
+    for _ in range(2):
+        renewed = source._connect(again=True)  # noqa: SLF001
+        assert not isinstance(renewed, Skip)
+        assert renewed is not bucket
+        assert "%2Feu-central-1%2Fs3%2F" in renewed.sign("x")
+    source.close()
+
+
+def test_a_directory_bucket_is_signed_with_a_session(environ: pytest.MonkeyPatch) -> None:
+    """As botocore does where no version of the signature is named: first it asks for the session."""
+    environ.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    asked = []
+
+    def refuse(request: Any, **_: Any) -> None:
+        asked.append(request.url)
+        raise ConnectionRefusedError
+
+    for name in ("models--use1-az4--x-s3", "models"):
+        bucket = bucket_module.connect(name, None)
+        assert not isinstance(bucket, Skip)
+        bucket._client.meta.events.register("before-send.s3", refuse)  # noqa: SLF001
+        with pytest.raises((SourceError, ConnectionRefusedError)):
+            next(bucket.pages("llm/"))
+        bucket.close()
+    assert "?session" in asked[0]
+    assert "?list-type=2" in asked[-1]

@@ -7,11 +7,10 @@ saved.
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
-from vllmrt.validate.weights import INDEX, PREFERENCE, kind
+from vllmrt.validate.weights import INDEX, PREFERENCE, is_variant, kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -23,7 +22,6 @@ _OTHER_FRAMEWORKS = (".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlmodel")
 _CACHE = "__pycache__/"
 _OTHER_LAYOUTS = ("original/", "metal/", "onnx/", "openvino/", "coreml/")
 _OF_TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
-_VARIANT = re.compile(r"(?P<base>[^./]+)\.[A-Za-z0-9_]+(?P<rest>(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin))")
 
 
 class Selection(NamedTuple):
@@ -74,12 +72,7 @@ def _of_kind(sort: str, of_root: dict[str, set[str]], weight_map: Collection[str
     if sort == "safetensors" and weight_map is not None:
         return set(weight_map)
     names = of_root[sort]
-    return {name for name in names if not _is_variant(name, names)} if sort != "gguf" else names
-
-
-def _is_variant(name: str, names: set[str]) -> bool:
-    match = _VARIANT.fullmatch(name)
-    return match is not None and f"{match['base']}{match['rest']}" in names
+    return {name for name in names if not is_variant(name, names)} if sort != "gguf" else names
 
 
 def _is_weight(name: str, of_root: dict[str, set[str]]) -> bool:

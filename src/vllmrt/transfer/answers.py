@@ -14,8 +14,8 @@ from vllmrt.errors import ChangedError, SourceError, TransientSourceError
 if TYPE_CHECKING:
     from email.message import Message
 
-LONGEST_PAUSE = 60.0
-"""Seconds; a Retry-After beyond it is cut."""
+LONGEST_PAUSE = 75.0
+"""Seconds; a Retry-After beyond it is cut. Four of it outlast the five minutes for which the Hub counts requests."""
 _TRANSIENT = frozenset({408, 425, 429})
 _CHANGED = frozenset({412, 416})
 _EXCERPT = 2048

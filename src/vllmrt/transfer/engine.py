@@ -24,7 +24,7 @@ ATTEMPTS = 5
 """Failures in a row without a byte, after which a range is given up (DESIGN.md §8)."""
 STALL = 20.0
 """Seconds without a byte, or without an answer, after which a connection is given up."""
-LONGEST_PAUSE = 60.0
+LONGEST_PAUSE = 75.0
 _FIRST_PAUSE = 0.2
 _TICK = 0.1
 _SYNC_EVERY = 30.0

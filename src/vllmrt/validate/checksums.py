@@ -8,10 +8,13 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vllmrt.validate.reading import Fault, error, opened, printable, read
+from vllmrt.validate.config import MODEL
+from vllmrt.validate.reading import Fault, error, opened, printable, read, warning
+from vllmrt.validate.tokenizer import JSON_FILES
+from vllmrt.validate.weights import by_kind, is_variant, kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from threading import Event
 
     from vllmrt.settings import Settings
@@ -23,6 +26,7 @@ LIST = "sha256sums.txt"
 # What sha256sum(1) writes; a name with a backslash or newline, which it would escape, is not accepted.
 _LINE = re.compile(rb"(?P<digest>[0-9A-Fa-f]{64}) [ *](?P<name>[^\0\\]+)")
 _THREADS = 8
+_NAMED = 3
 
 
 def check(survey: Survey, _: Settings) -> Iterator[Finding]:
@@ -64,9 +68,21 @@ def _add(line: bytes, expected: dict[str, str]) -> str | None:
 
 
 def _missing(survey: Survey, expected: dict[str, str]) -> Iterator[Finding]:
-    for name in expected:
-        if not survey.has(name):
-            yield error("checksum-missing", name, f"is listed in {LIST}, but is missing")
+    """Yield an error for what vLLM would load; a list of a whole repository also names what was not fetched of it."""
+    loaded = next(iter(by_kind(survey)), None)
+    absent = [name for name in expected if not survey.has(name)]
+    needed = {name for name in absent if _would_be_loaded(name, loaded, expected)}
+    for name in sorted(needed):
+        yield error("checksum-missing", name, f"is listed in {LIST}, but is missing")
+    if rest := [printable(name) for name in absent if name not in needed]:
+        more = f" and {len(rest) - _NAMED:,} more" if rest[_NAMED:] else ""
+        yield warning("checksum-unused", LIST, f"lists files that are not here: {', '.join(rest[:_NAMED])}{more}")
+
+
+def _would_be_loaded(name: str, loaded: str | None, expected: Collection[str]) -> bool:
+    if name in MODEL or name in JSON_FILES:
+        return True
+    return "/" not in name and kind(name) == loaded is not None and not is_variant(name, expected)
 
 
 def _mismatches(files: list[tuple[File, str]]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ exactly the files in its ``weight_map``.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,8 @@ import msgspec
 from vllmrt.validate.reading import Fault, File, error, printable, read
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from vllmrt.types import Finding
     from vllmrt.validate.tree import Survey
 
@@ -24,6 +27,7 @@ PICKLES = ("bin", "pt", "pth")
 # vLLM's own list, and the random state that a Trainer leaves beside them.
 _OF_TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _RANDOM_STATE = "rng_state"
+_VARIANT = re.compile(r"(?P<base>[^./]+)\.[A-Za-z0-9_]+(?P<rest>(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin))")
 
 
 class _WeightMap(msgspec.Struct):
@@ -72,6 +76,12 @@ def kind(name: str) -> str | None:
     if suffix == "safetensors" and stem.startswith("consolidated"):
         return "consolidated"
     return suffix if stem and suffix in PREFERENCE[1:] else None
+
+
+def is_variant(name: str, names: Collection[str]) -> bool:
+    """Return whether a file is a variant (``model.fp16.safetensors``) of another one, in another precision."""
+    match = _VARIANT.fullmatch(name)
+    return match is not None and f"{match['base']}{match['rest']}" in names
 
 
 def by_kind(survey: Survey) -> dict[str, list[File]]:

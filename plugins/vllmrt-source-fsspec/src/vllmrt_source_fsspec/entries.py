@@ -40,7 +40,8 @@ def version(entry: Mapping[str, Any]) -> str:
     """Return what changes whenever the content does, as well as the backend knows; empty where it does not."""
     for key in _IDENTIFY:
         if entry.get(key):
-            return str(entry[key])
+            # adlfs before 2026.5.0 has quotes about the ETag of one file, and none in a listing
+            return str(entry[key]).removeprefix("W/").strip('"')
     for key in _TIMES:
         if entry.get(key):
             return f"{_seconds(entry[key])}-{entry['size']}"

@@ -5,13 +5,12 @@ Reference: hub-facts, "What a client asks for": HF_ENDPOINT, HF_TOKEN, HF_TOKEN_
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
+from vllmrt import hubcache
 from vllmrt.errors import SourceError
 
 if TYPE_CHECKING:
@@ -72,7 +71,10 @@ def _endpoint(text: str) -> str:
 def _token(settings: Settings) -> Token | None:
     if settings.hf_token:
         return _checked(settings.hf_token, "HF_TOKEN")
-    path = settings.hf_token_path or _default_path(settings.hf_home)
+    home = hubcache.home(settings.hf_home)
+    path = settings.hf_token_path or (home and home / "token")
+    if path is None:
+        return None
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return _checked(file.read(_LONGEST_TOKEN + 2), str(path))
@@ -84,11 +86,6 @@ def _token(settings: Settings) -> Token | None:
         raise SourceError(
             f"HF_TOKEN_PATH={path} cannot be read: {error.strerror}", hint="make the file readable, or set HF_TOKEN"
         ) from None
-
-
-def _default_path(home: Path | None) -> Path:
-    # Not expanduser(), which raises for a user without a home, as in many containers.
-    return (home or Path(os.path.expanduser("~/.cache/huggingface"))) / "token"  # noqa: PTH111
 
 
 def _checked(text: str, origin: str) -> Token | None:

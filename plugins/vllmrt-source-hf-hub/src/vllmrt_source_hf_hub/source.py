@@ -37,7 +37,7 @@ class HfHubSource:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client = RangeClient()
+        self._client = RangeClient(timeout=settings.stall_timeout, connections=settings.connections)
         self._offered: dict[str, tuple[Asked, str]] = {}
         self._signed: dict[tuple[str, str], str] = {}
 
@@ -121,10 +121,10 @@ def _get(wire: Wire, asked: Asked, path: str) -> Answer:
 
 def _gate_is_open(wire: Wire, asked: Asked) -> bool:
     """Return whether the endpoint says so; a mirror may not know this call, whatever the code of its 404."""
-    answer = wire.get(f"/api/models/{quote(asked.model_id)}/auth-check")
-    if isinstance(answer, Refusal) and answer.status not in _NO_SUCH_CALL:
-        raise _Refused(judge(answer, asked))
-    return isinstance(answer, Answer)
+    refusal = wire.refusal(f"/api/models/{quote(asked.model_id)}/auth-check")
+    if refusal and refusal.status not in _NO_SUCH_CALL:
+        raise _Refused(judge(refusal, asked))
+    return refusal is None
 
 
 def _entries(wire: Wire, asked: Asked, path: str) -> Iterator[Any]:

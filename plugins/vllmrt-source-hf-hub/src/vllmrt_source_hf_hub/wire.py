@@ -83,16 +83,29 @@ class Wire:
             TransientSourceError: the endpoint cannot be reached, breaks off or is too slow.
             SourceError: the answer is no JSON, or too large to be one.
         """
-        try:
-            reply = self._follow(self._access.endpoint + path)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._failure(error) from None
-        if reply.status >= 400:  # noqa: PLR2004 - RFC 9110 §15.5
-            return _refusal(reply)
+        reply = self._ask(path)
+        if isinstance(reply, Refusal):
+            return reply
         try:
             return Answer(json.loads(reply.body), _next_query(reply.headers))
         except (ValueError, RecursionError):
             raise SourceError(f"what answers at {self._access.endpoint} is no JSON", hint=_NO_JSON) from None
+
+    def refusal(self, path: str) -> Refusal | None:
+        """Ask for a path of which only the status counts: None where it is a success, whatever stands in it.
+
+        Raises:
+            TransientSourceError: as `get`.
+        """
+        reply = self._ask(path)
+        return reply if isinstance(reply, Refusal) else None
+
+    def _ask(self, path: str) -> _Reply | Refusal:
+        try:
+            reply = self._follow(self._access.endpoint + path)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failure(error) from None
+        return _refusal(reply) if reply.status >= 400 else reply  # noqa: PLR2004 - RFC 9110 §15.5
 
     def _follow(self, url: str) -> _Reply:
         """Follow redirects, as for a repository that was renamed; off the endpoint's origin without the token."""

@@ -101,7 +101,8 @@ class R2Source:
 
         with self._mutex:
             if self._bucket is None or again:
-                bucket = connect(str(self._settings.r2_bucket), self._settings.r2_endpoint_url)
+                region = self._bucket.followed if self._bucket else None
+                bucket = connect(str(self._settings.r2_bucket), self._settings.r2_endpoint_url, region=region)
                 if isinstance(bucket, Skip):
                     return bucket
                 if self._bucket is not None:

@@ -35,6 +35,8 @@ class Bucket:
 
     def __init__(self, name: str, client: Any) -> None:
         self.name = name
+        self.followed: str | None = None
+        """The region that the bucket is in, where it is another one than was configured."""
         self._client = client
 
     @property
@@ -103,7 +105,8 @@ class Bucket:
         here = self._client.meta
         if region and region != here.region_name and _is_amazon(here.endpoint_url):
             session = _session()
-            self._client = _settled(session, _client(session, region, None), None)
+            self._client = _settled(session, _client(session, region, None, self.name), None, self.name)
+            self.followed = region
 
     @contextmanager
     def _asking(self, doing: str) -> Iterator[None]:
@@ -121,7 +124,7 @@ def connect(name: str, endpoint: str | None, *, region: str | None = None) -> Bu
     Args:
         name: of the bucket.
         endpoint: None for what the AWS configuration says.
-        region: where the bucket was found to be; None for what is configured.
+        region: of Amazon's, where the bucket was found to be; None for what is configured.
 
     Raises:
         SourceError: the endpoint is no URL.
@@ -134,18 +137,26 @@ def connect(name: str, endpoint: str | None, *, region: str | None = None) -> Bu
         frozen = credentials and credentials.get_frozen_credentials()
         if not frozen or not frozen.access_key:
             return Skip("no AWS credentials", hint=_REMEDY)
-        client = _settled(session, _client(session, region or _region(session, endpoint), endpoint), endpoint)
+        client = _client(session, region or _region(session, endpoint), None if region else endpoint, name)
+        client = _settled(session, client, None if region else endpoint, name)
     except BotoCoreError as error:
         # Not its text: that may be what a credential process printed.
         return Skip(f"the AWS credentials cannot be loaded ({type(error).__name__})", hint=_REMEDY)
     except ValueError:
         raise faults.endpoint_is_no_url() from None
-    return Bucket(name, client)
+    bucket = Bucket(name, client)
+    bucket.followed = region
+    return bucket
 
 
 def is_r2(endpoint: str) -> bool:
     """Tell whether an endpoint is Cloudflare's."""
     return str(urlsplit(endpoint).hostname).endswith(_R2)
+
+
+def is_directory_bucket(name: str) -> bool:
+    """Tell whether a bucket is one of S3 Express (Amazon S3 user guide, "Directory bucket naming rules")."""
+    return name.endswith("--x-s3")
 
 
 def _session() -> Any:
@@ -164,15 +175,15 @@ def _region(session: Any, endpoint: str | None) -> str | None:
     return session.get_config_variable("region") or ("us-east-1" if endpoint else None)
 
 
-def _settled(session: Any, client: Any, endpoint: str | None) -> Any:
+def _settled(session: Any, client: Any, endpoint: str | None, name: str) -> Any:
     """Return a client that also suits an endpoint which only the AWS configuration knew."""
     url, meta = client.meta.endpoint_url, client.meta
     if is_r2(url) and meta.region_name != "auto":
-        return _client(session, "auto", endpoint)
+        return _client(session, "auto", endpoint, name)
     if _is_amazon(url) and (meta.config.s3 or {}).get("addressing_style", "auto") == "auto":
         # Else botocore signs URLs for the host of all regions, which sends who asks for a new bucket elsewhere, and
         # there the signature is wrong. Names that cannot be hosts become paths all the same.
-        return _client(session, meta.region_name, endpoint, s3={"addressing_style": "virtual"})
+        return _client(session, meta.region_name, endpoint, name, s3={"addressing_style": "virtual"})
     return client
 
 
@@ -180,13 +191,14 @@ def _is_amazon(endpoint: str) -> bool:
     return str(urlsplit(endpoint).hostname).endswith(".amazonaws.com")
 
 
-def _client(session: Any, region: str | None, endpoint: str | None, s3: dict[str, str] | None = None) -> Any:
+def _client(session: Any, region: str | None, endpoint: str | None, name: str, s3: dict[str, str] | None = None) -> Any:
     from botocore.config import Config  # type: ignore[import-untyped]
 
     # How buckets are addressed is left to the AWS configuration, which says nothing as a rule: as paths then.
     # R2 rejects or ignores some of the newer default checksums.
     config = Config(
-        signature_version="s3v4",
+        # Left to botocore for a directory bucket, which wants a session: any version that is named switches that off.
+        signature_version=None if is_directory_bucket(name) else "s3v4",
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         connect_timeout=_CONNECT_TIMEOUT,

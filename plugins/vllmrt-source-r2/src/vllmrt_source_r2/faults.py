@@ -147,6 +147,8 @@ def _of_connection(error: Exception, host: str) -> SourceError:
 
 
 def _refusal(code: str, status: int, names: Mapping[str, str], *, region: str | None = None) -> SourceError:
+    if code == "NoSuchKey" and names["doing"] == "list":
+        code = "NoSuchBucket"  # the endpoint has the bucket, or a path, behind it: what is listed there is an object
     meaning = _MEANINGS.get(code) or _MEANINGS.get(str(status))
     if meaning is None:
         return SourceError(f"{names['host']} refuses: {_shown(code, status)}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllmrt.errors import SourceError
 from vllmrt.types import Digest, RemoteFile
+from vllmrt_source_r2.bucket import is_directory_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +31,6 @@ MOST = 1_000_000
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 _CRCS = (("crc64nvme", "ChecksumCRC64NVME", 8), ("crc32c", "ChecksumCRC32C", 4))
 _ENCRYPTED_BY_THE_STORE = (None, "AES256")
-_DIRECTORY_BUCKET = "--x-s3"  # its ETags are random (Amazon S3 user guide, "Directory buckets: differences")
 
 
 def files(bucket: Bucket, prefix: str) -> tuple[RemoteFile, ...]:
@@ -113,7 +113,8 @@ def _etag_is_md5(head: Mapping[str, Any], bucket_name: str) -> bool:
         head.get("ServerSideEncryption") in _ENCRYPTED_BY_THE_STORE
         and not head.get("SSECustomerAlgorithm")
         and not head.get("SSEKMSKeyId")
-        and not bucket_name.endswith(_DIRECTORY_BUCKET)
+        # its ETags are random (Amazon S3 user guide, "Directory buckets: differences")
+        and not is_directory_bucket(bucket_name)
     )
 
 
