@@ -27,7 +27,7 @@ PICKLES = ("bin", "pt", "pth")
 # vLLM's own list, and the random state that a Trainer leaves beside them.
 _OF_TRAINING = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
 _RANDOM_STATE = "rng_state"
-_VARIANT = re.compile(r"(?P<base>[^./]+)\.[A-Za-z0-9_]+(?P<rest>(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin))")
+_VARIANT = re.compile(r"(?P<base>[^./]+)\.[A-Za-z0-9_]+(?P<shard>-\d{5}-of-\d{5})?(?P<suffix>\.(?:safetensors|bin))")
 
 
 class _WeightMap(msgspec.Struct):
@@ -81,7 +81,10 @@ def kind(name: str) -> str | None:
 def is_variant(name: str, names: Collection[str]) -> bool:
     """Return whether a file is a variant (``model.fp16.safetensors``) of another one, in another precision."""
     match = _VARIANT.fullmatch(name)
-    return match is not None and f"{match['base']}{match['rest']}" in names
+    if match is None:
+        return False
+    # a precision that takes more room may be cut where the other one is not
+    return any(f"{match['base']}{shard}{match['suffix']}" in names for shard in (match["shard"] or "", ""))
 
 
 def by_kind(survey: Survey) -> dict[str, list[File]]:
