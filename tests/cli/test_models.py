@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -209,6 +211,40 @@ def test_gc(run: Run, store: Store):
     assert [line.split()[0] for line in done.out.splitlines()] == ["action", "keep", "drop"]
     assert store.stagings() == [store.staging_path("org/one")]
     assert run("gc", "--keep-staging", "-1").code == 2  # click's; 64 by way of the root command
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS], ids=["NFS without lockd", "Lustre without flock"])
+def test_without_locks_nothing_is_removed_and_the_remedy_named(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    """A download into the same store may be going on, and cannot be seen."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    target = publish_model(store, OLD)
+    stage(store, OLD, ModelRequest("org/other"))
+    for identity in ("org/name", "org/other"):  # the file is there: a resolve tries to lock it
+        store.lock_path(identity).parent.mkdir(exist_ok=True)
+        store.lock_path(identity).touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    done = run("rm", "name")
+    assert done.code == 1
+    assert f"the file system of the store {store.root} has no locks: {os.strerror(code)}" in done.err
+    assert "see that no other vllmrt runs, then remove the directory by hand" in done.err
+    assert read_model(target) == OLD
+    for args in (("--dry-run",), ()):
+        done = run("gc", "--keep-staging", "0", "--json", *args)
+        assert done.code == 0
+        (item,) = done.json["items"]
+        assert item["action"] == "keep"
+        reason = f"cannot be locked ({os.strerror(code)}): remove it by hand when no other vllmrt runs"
+        assert item["reason"] == reason
+    store.lock_path("org/other").unlink()
+    done = run("gc", "--keep-staging", "0")
+    assert done.code == 1
+    assert "by hand" in done.err
+    assert len(store.stagings()) == 1
 
 
 def test_a_staging_directory_that_is_a_link_stops_gc(run: Run, store: Store, tmp_path: Path):

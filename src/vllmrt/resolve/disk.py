@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vllmrt.errors import ConfigError, NoSpace
-from vllmrt.locking import taken_away
+from vllmrt.locking import NoLocks, taken_away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +30,15 @@ def writing(root: Path) -> Iterator[None]:
     Raises:
         NoSpace: the disk or a quota is full.
         LockTimeout: another process took away what was to be read or moved.
-        ConfigError: the store cannot be written.
+        ConfigError: the store cannot be written, or its file system has no locks.
     """
     try:
         yield
+    except NoLocks as error:
+        raise ConfigError(
+            f"the file system of the store {root} has no locks: {error.strerror}",
+            hint="see that no other vllmrt runs, then remove the directory by hand",
+        ) from error
     except OSError as error:
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
