@@ -110,8 +110,8 @@ def _carry_out(store: Store, item: Item, keep_days: float) -> Item:
         disk.move(item.path, store.root / recovery.model_of(item.path))
         return item
     whole = item.kind in {"staging", "duplicate"}
-    gone = recovery.discard(item.path, store.private() if whole else item.path.parent)
-    return item if gone else _keep(item, "cannot be removed altogether: see who owns its files")
+    remedy = recovery.discard(item.path, store.private() if whole else item.path.parent)
+    return _keep(item, f"cannot be removed altogether: {remedy}") if remedy else item
 
 
 def _candidates(store: Store, keep_days: float, *, ours: Item | None = None) -> Iterator[Item]:

@@ -171,8 +171,8 @@ def remove(store: Store, model: Model) -> None:
     with disk.writing(store.root), locking.hold(lock, timeout=0, waiting=lambda _: None):
         # a backup of it would be taken for the model of an interrupted publication
         recovery.settle(staging, store.root)
-        if not recovery.discard(model.path, store.private()):
-            raise ConfigError(f"{model.path} cannot be removed altogether", hint="see who owns its files")
+        if remedy := recovery.discard(model.path, store.private()):
+            raise ConfigError(f"{model.path} cannot be removed altogether", hint=remedy)
 
 
 def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:
