@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 _SIGNATURE, _LONGEST_NOTE = 2048, 200
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What NFS without lockd, Lustre without ``-o flock`` and other file systems answer (flock(2))."""
+
+
+class NoLocks(OSError):
+    """The file system of the lock has none."""
 
 
 class Holder(NamedTuple):
@@ -68,6 +74,7 @@ def hold(path: Path, *, timeout: float, waiting: Callable[[Holder | None], None]
 
     Raises:
         LockTimeout: another process held it all that time.
+        NoLocks: the file system has no locks.
         ConfigError: what lies at `path` is a symbolic link, or no regular file.
         OSError: the directory cannot be written.
     """
@@ -139,6 +146,8 @@ def _try(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise (NoLocks if error.errno in _NO_LOCKS else OSError)(error.errno, error.strerror) from None
     return True
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -13,7 +15,8 @@ import typer
 from storekit import contents, publish_model, read_model, stage
 
 from vllmrt.cli.models import app
-from vllmrt.resolve import manifest
+from vllmrt.resolve import inventory, manifest
+from vllmrt.resolve.inventory import model_at
 from vllmrt.resolve.store import Store
 from vllmrt.types import ModelRequest
 
@@ -126,13 +129,34 @@ def test_verify(run: Run, store: Store):
     assert "sub/1.bin: sha256 is" in done.err
     assert "config.json: is missing" in done.err
     assert "DAMAGED" in done.out
+    remedy = "vllmrt models rm name; vllmrt resolve org/name, or vllmrt up, then fetches it anew"
+    assert done.err.count(remedy) == 1
     answer = run("verify", "org/name", "--json")
     assert answer.code == 14
     assert answer.json["ok"] is False
     assert answer.json["code"] == 14
     assert [fault["file"] for fault in answer.json["models"][0]["faults"]] == ["config.json", "sub/1.bin"]
+    assert [model["hint"] for model in answer.json["models"]] == [remedy]
+    assert run("verify", "org/other", "--json").json["models"][0]["hint"] is None
     assert run("verify", "org/other").code == 0
     assert run("verify", "mine").code == 1
+
+
+def test_a_model_that_is_removed_while_others_are_read_is_no_fault(store: Store):
+    """The first model has more faults than a pipe holds, so the second is not read before they are."""
+    target, other = publish_model(store, OLD), publish_model(store, OLD, ModelRequest("org/other"))
+    known = json.loads((target / manifest.NAME).read_text())
+    known["files"] |= {f"{'x' * 80}-{number}": [1, 0, "sha256:00"] for number in range(2000)}
+    (target / manifest.NAME).write_text(json.dumps(known))
+    argv = [sys.executable, "-c", "from vllmrt.cli.models import app; app()", "verify", "--json"]
+    env = os.environ | {"VLLM_MODELS_DIR": str(store.root)}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "is missing" in process.stderr.readline()
+        inventory.remove(store, model_at(other))
+        out, err = process.communicate(timeout=60)
+    assert err.splitlines()[-1].split(maxsplit=1) == ["other", "was removed while it was read"]
+    assert [model["directory"] for model in json.loads(out)["models"]] == ["name"]
 
 
 def test_rm(run: Run, store: Store):
@@ -187,6 +211,40 @@ def test_gc(run: Run, store: Store):
     assert [line.split()[0] for line in done.out.splitlines()] == ["action", "keep", "drop"]
     assert store.stagings() == [store.staging_path("org/one")]
     assert run("gc", "--keep-staging", "-1").code == 2  # click's; 64 by way of the root command
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS], ids=["NFS without lockd", "Lustre without flock"])
+def test_without_locks_nothing_is_removed_and_the_remedy_named(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+):
+    """A download into the same store may be going on, and cannot be seen."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    target = publish_model(store, OLD)
+    stage(store, OLD, ModelRequest("org/other"))
+    for identity in ("org/name", "org/other"):  # the file is there: a resolve tries to lock it
+        store.lock_path(identity).parent.mkdir(exist_ok=True)
+        store.lock_path(identity).touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    done = run("rm", "name")
+    assert done.code == 1
+    assert f"the file system of the store {store.root} has no locks: {os.strerror(code)}" in done.err
+    assert "see that no other vllmrt runs, then remove the directory by hand" in done.err
+    assert read_model(target) == OLD
+    for args in (("--dry-run",), ()):
+        done = run("gc", "--keep-staging", "0", "--json", *args)
+        assert done.code == 0
+        (item,) = done.json["items"]
+        assert item["action"] == "keep"
+        reason = f"cannot be locked ({os.strerror(code)}): remove it by hand when no other vllmrt runs"
+        assert item["reason"] == reason
+    store.lock_path("org/other").unlink()
+    done = run("gc", "--keep-staging", "0")
+    assert done.code == 1
+    assert "by hand" in done.err
+    assert len(store.stagings()) == 1
 
 
 def test_a_staging_directory_that_is_a_link_stops_gc(run: Run, store: Store, tmp_path: Path):

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from vllmrt.resolve.usage import usage
 from vllmrt.types import ModelRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 OLD, NEW = contents("old"), contents("new")
@@ -114,6 +115,37 @@ def test_a_whole_model_is_verified(store: Store):
     assert sum(told) == result.size
 
 
+def verified(target: Path) -> inventory.Verification:
+    result = verify(model_at(target))
+    assert result is not None
+    return result
+
+
+def once(act: Callable[[], object]) -> Callable[[int], None]:
+    """Return what does something when the first file has been read; no thread reads a second one before that."""
+    lock, left = threading.Lock(), [act]
+
+    def told(_: int) -> None:
+        with lock:
+            while left:
+                left.pop()()
+
+    return told
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(store: Store):
+    """Every pod of a shared volume publishes, and none of them damages what another reads."""
+    target = publish_model(store, contents("old", files=20))
+    newer = contents("newer", files=21, size=1001)
+    result = verify(model_at(target), once(lambda: publish_model(store, newer)))
+    assert result == inventory.Verification(len(newer), sum(map(len, newer.values())), 0, (), ())
+
+
+def test_a_model_that_is_removed_while_it_is_read_is_not_damaged(store: Store):
+    target = publish_model(store, contents("old", files=20))
+    assert verify(model_at(target), once(lambda: inventory.remove(store, model_at(target)))) is None
+
+
 def flip(path: Path) -> None:
     before = path.stat()
     data = bytearray(path.read_bytes())
@@ -152,7 +184,7 @@ def directory(path: Path) -> None:
 def test_a_damaged_file_is_named(store: Store, spoil: Any, said: str):
     target = publish_model(store, OLD)
     spoil(target / "sub/2.bin")
-    result = verify(model_at(target))
+    result = verified(target)
     assert [fault.file for fault in result.faults] == ["sub/2.bin"]
     assert re.search(said, result.faults[0].reason)
     assert result.verified == len(OLD) - 1
@@ -166,7 +198,7 @@ def test_what_is_not_known_is_not_called_verified(store: Store):
     target = store.target(REQUEST)
     publish(stage(store, OLD), target, manifest.Manifest(identity="org/name", source="s", location="l", files=files))
     (target / "model.fp16.safetensors").write_bytes(b"x")
-    result = verify(model_at(target))
+    result = verified(target)
     assert (result.verified, result.unproven, result.added) == (3, 1, ("model.fp16.safetensors",))
     assert [(fault.file, fault.reason) for fault in result.faults] == [
         ("sub/0.bin", "has a digest that cannot be checked here: 'whirlpool'")
@@ -183,7 +215,7 @@ def test_a_hostile_manifest_reads_nothing_elsewhere(store: Store, tmp_path: Path
     names = ["../../secret", "/etc/passwd", "", "a\0b"]
     known["files"] |= {name: [1, 0, "sha256:00"] for name in names}
     (target / manifest.NAME).write_text(json.dumps(known))
-    faults = verify(model_at(target)).faults
+    faults = verified(target).faults
     assert {fault.file: fault.reason for fault in faults} == dict.fromkeys(
         names, "is no name of a file that was published"
     )
@@ -199,9 +231,9 @@ def test_git_digests_are_verified_too(store: Store):
         target,
         manifest.Manifest(identity=known.identity, source="s", location="l", files=files),
     )
-    assert verify(model_at(target)).verified == 1
+    assert verified(target).verified == 1
     flip(target / "x")
-    assert len(verify(model_at(target)).faults) == 1
+    assert len(verified(target).faults) == 1
 
 
 def test_a_published_model_is_removed(store: Store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ NOBODY = 65534
 
 SOURCE = """\
 import time, vllmrt
+from itertools import takewhile
 from pathlib import Path
 from vllmrt.types import Candidate, ModelRequest, Skip
 from vllmrt.errors import SourceError, TransientSourceError
@@ -621,6 +624,34 @@ def test_a_lock_that_is_held_is_waited_for_and_its_holder_named(
     assert f"process {holder} on" in done.json["error"]
     assert f"waited {timeout} s" in done.json["error"]
     assert len(lines_of(done, "lock")) == int(timeout)
+
+
+def test_a_waiter_is_told_of_a_holder_and_not_of_each_of_its_notes(machine: Machine, model: Path) -> None:
+    """Who fetches notes twice a second how far it is, perhaps for hours; another holder is told of at once."""
+    assert model.is_dir()
+    path = machine.store / ".locks" / f"{identity_hash('org/name')}.lock"
+    path.parent.mkdir()
+
+    def sign(pid: int, note: str) -> None:
+        text = json.dumps(["host", pid, 1.0, note]).ljust(2048)
+        os.pwrite(file.fileno(), text.encode(), 0)
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sign(1, "0 %")
+        began = time.monotonic()
+        process = machine.start("resolve", "org/name", "--lock-timeout", "60")
+        assert process.stderr
+        assert "waiting for process 1 on 'host'" in process.stderr.readline()
+        for percent in range(1, 5):
+            sign(1, f"{percent} %")
+            time.sleep(0.6)  # longer than a waiter pauses
+        sign(2, "0 %")
+        more = list(takewhile(lambda line: "process 2 on 'host'" not in line, process.stderr))
+        due = (time.monotonic() - began) // 30
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert len(more) <= due, more
 
 
 def test_a_lock_that_is_given_up_is_taken(machine: Machine, model: Path, holder: int) -> None:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from storekit import REQUEST, contents, manifest_of, publish_model, read_model, stage
 
 from vllmrt.errors import ConfigError, IntegrityError, LockTimeout
-from vllmrt.resolve import disk, manifest, recovery
+from vllmrt.resolve import disk, gc, inventory, manifest, recovery
 from vllmrt.resolve import publish as publishing
+from vllmrt.resolve.inventory import model_at
 from vllmrt.resolve.publish import publish
 from vllmrt.resolve.recovery import recover, settle
 from vllmrt.resolve.store import Store
 from vllmrt.types import ModelRequest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 OLD, NEW = contents("old"), contents("new", files=5)
+OTHER = ModelRequest("org/other")
 
 
 @pytest.fixture
@@ -273,6 +280,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from storekit import REQUEST, contents, manifest_of, stage
 from vllmrt.resolve import disk
+from vllmrt.resolve.inventory import model_at
 from vllmrt.resolve.publish import publish
 from vllmrt.resolve.recovery import recover
 from vllmrt.resolve.store import Store
@@ -497,6 +505,7 @@ import multiprocessing, os, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from storekit import REQUEST, contents, manifest_of, read_model
+from vllmrt.resolve.inventory import model_at
 from vllmrt.resolve.publish import publish
 from vllmrt.resolve.store import Store
 
@@ -548,3 +557,65 @@ def test_without_any_lock_a_mix_is_never_published(store: Store):
     assert sum("published" in line for line in lines) >= 6, done.stdout
     found = read_model(store.root / "name")
     assert found == contents(found["config.json"].decode(), files=30)
+
+
+# -- overlayfs: a model that was put into an image
+
+
+@contextmanager
+def mounted(kind: str, path: Path, options: str) -> Iterator[None]:
+    path.mkdir()
+    command = ["mount", "-t", kind, "-o", options, kind, str(path)]
+    done = subprocess.run(command, capture_output=True, check=False, encoding="utf-8")
+    if done.returncode:
+        pytest.skip(f"no {kind} can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def baked(tmp_path: Path) -> Iterator[Store]:
+    """A store as a container sees it: what was published and staged before lies in a layer of the image."""
+    layers, seen = tmp_path / "layers", tmp_path / "container"
+    options = [f"{name}dir={layers / name}" for name in ("lower", "upper", "work")]
+    with mounted("tmpfs", layers, "size=16m"):  # in a container, ours may be an overlay, which cannot bear another
+        for name in ("upper", "work"):
+            (layers / name).mkdir()
+        publish_model(Store(layers / "lower"), OLD)
+        stage(Store(layers / "lower"), OLD, OTHER)
+        with mounted("overlay", seen, ",".join([*options, "redirect_dir=off"])):
+            yield Store(seen)
+
+
+@pytest.mark.parametrize("lacking", [(), (disk.EXCHANGE,)], ids=["exchange", "no exchange"])
+def test_what_lies_in_a_layer_of_an_image_is_not_replaced(
+    baked: Store, monkeypatch: pytest.MonkeyPatch, lacking: tuple[int, ...]
+):
+    monkeypatch.setattr(disk, "renameat2", refuse(*lacking))
+    target = baked.root / "name"
+    with pytest.raises(ConfigError, match=re.escape(str(target))) as caught:
+        publish_model(baked, NEW)
+    assert "lies in a layer of an image" in caught.value.message
+    assert "set VLLM_MODELS_DIR to a volume" in (caught.value.hint or "")
+    assert read_model(target) == OLD
+    (staging,) = (path for path in baked.stagings() if "org-name" in path.name)
+    assert read_model(staging / "files") == NEW
+
+
+def test_what_lies_in_a_layer_of_an_image_is_not_removed(baked: Store):
+    target = baked.root / "name"
+    with pytest.raises(ConfigError, match="cannot be removed altogether") as caught:
+        inventory.remove(baked, model_at(target))
+    assert "set VLLM_MODELS_DIR to a volume" in (caught.value.hint or "")
+    assert read_model(target) == OLD
+    done = gc.collect(baked, gc.plan(baked, keep_days=0), keep_days=0)
+    assert [(item.action, item.kind) for item in done.items] == [("keep", "staging")]
+    assert "set VLLM_MODELS_DIR to a volume" in done.items[0].reason
+
+
+def test_beside_what_lies_in_a_layer_of_an_image_a_model_is_published(baked: Store):
+    request = ModelRequest("org/third")
+    assert read_model(publish_model(baked, NEW, request)) == NEW
+    assert read_model(publish_model(baked, OLD, request)) == OLD

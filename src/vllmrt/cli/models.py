@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,15 +77,12 @@ def verify(
     results = []
     for model in chosen:
         result = inventory.verify(model)
+        if result is None:
+            text, facts = "was removed while it was read", {"model": _text(model.path.name)}
+            run.emit(Event("models.gone", _printable(model.path.name), text, "warning", facts))
+            continue
         results.append((model, result))
-        for fault in result.faults:
-            text = f"{_printable(fault.file)}: {fault.reason}"
-            facts = {"model": _text(model.path.name), "file": _text(fault.file), "reason": fault.reason}
-            run.emit(Event("models.fault", _printable(model.path.name), text, "error", facts))
-        for path in result.added:
-            text = f"{_printable(path)} was not published, and may be loaded all the same"
-            facts = {"model": _text(model.path.name), "file": _text(path)}
-            run.emit(Event("models.added", _printable(model.path.name), text, "warning", facts))
+        _tell_verified(run, model, result)
     _show_verified(run, results)
 
 
@@ -163,6 +161,25 @@ def _manifest(model: Model) -> dict[str, Any]:
     return {"path": _text(model.path), "location": known.location, "guards": known.guards, "manifest": files}
 
 
+def _tell_verified(run: Run, model: Model, result: Verification) -> None:
+    name, label = _text(model.path.name), _printable(model.path.name)
+    for fault in result.faults:
+        facts = {"model": name, "file": _text(fault.file), "reason": fault.reason}
+        run.emit(Event("models.fault", label, f"{_printable(fault.file)}: {fault.reason}", "error", facts))
+    for path in result.added:
+        text = f"{_printable(path)} was not published, and may be loaded all the same"
+        run.emit(Event("models.added", label, text, "warning", {"model": name, "file": _text(path)}))
+    if hint := _remedy(model, result):
+        run.emit(Event("hint", "hint", hint))
+
+
+def _remedy(model: Model, result: Verification) -> str | None:
+    if not result.faults or model.manifest is None:
+        return None
+    name, identity = (quote(_printable(word)) for word in (model.path.name, model.manifest.identity))
+    return f"vllmrt models rm {name}; vllmrt resolve {identity}, or vllmrt up, then fetches it anew"
+
+
 def _show_verified(run: Run, results: list[tuple[Model, Verification]]) -> None:
     facts = [
         {
@@ -173,6 +190,7 @@ def _show_verified(run: Run, results: list[tuple[Model, Verification]]) -> None:
             "unproven": result.unproven,
             "added": [_text(path) for path in result.added],
             "faults": [{"file": _text(fault.file), "reason": fault.reason} for fault in result.faults],
+            "hint": _remedy(model, result),
         }
         for model, result in results
     ]

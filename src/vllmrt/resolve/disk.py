@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from vllmrt.errors import ConfigError, NoSpace
-from vllmrt.locking import taken_away
+from vllmrt.locking import NoLocks, taken_away
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +19,8 @@ NOREPLACE, EXCHANGE = 1, 2
 """Flags of renameat2(2)."""
 UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 """What a file system, a kernel or a sandbox answers that does not know a call."""
+VOLUME = "set VLLM_MODELS_DIR to a volume: what lies in a layer of an image can be neither replaced nor removed"
+"""The remedy for EXDEV: overlayfs renames no directory of a lower layer (Documentation/filesystems/overlayfs.rst)."""
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 _AT_FDCWD = -100
 
@@ -30,16 +32,24 @@ def writing(root: Path) -> Iterator[None]:
     Raises:
         NoSpace: the disk or a quota is full.
         LockTimeout: another process took away what was to be read or moved.
-        ConfigError: the store cannot be written.
+        ConfigError: the store cannot be written, lies in a layer of an image, or is on a file system without locks.
     """
     try:
         yield
+    except NoLocks as error:
+        raise ConfigError(
+            f"the file system of the store {root} has no locks: {error.strerror}",
+            hint="see that no other vllmrt runs, then remove the directory by hand",
+        ) from error
     except OSError as error:
         where = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise NoSpace(f"the disk of the store {root} is full: {where}", hint="vllmrt models gc may help") from error
         if error.errno == errno.ENOENT:
             raise taken_away(str(error.filename or root)) from error
+        if error.errno == errno.EXDEV:
+            why = "one of them lies in a layer of an image, or on a disk of its own"
+            raise ConfigError(f"{error.filename} cannot become {error.filename2}: {why}", hint=VOLUME) from error
         raise ConfigError(
             f"the store {root} cannot be written: {where}", hint="name another with --models-dir or VLLM_MODELS_DIR"
         ) from error

@@ -110,8 +110,8 @@ def _carry_out(store: Store, item: Item, keep_days: float) -> Item:
         disk.move(item.path, store.root / recovery.model_of(item.path))
         return item
     whole = item.kind in {"staging", "duplicate"}
-    gone = recovery.discard(item.path, store.private() if whole else item.path.parent)
-    return item if gone else _keep(item, "cannot be removed altogether: see who owns its files")
+    remedy = recovery.discard(item.path, store.private() if whole else item.path.parent)
+    return _keep(item, f"cannot be removed altogether: {remedy}") if remedy else item
 
 
 def _candidates(store: Store, keep_days: float, *, ours: Item | None = None) -> Iterator[Item]:
@@ -123,8 +123,9 @@ def _candidates(store: Store, keep_days: float, *, ours: Item | None = None) -> 
         *_duplicates(store, there),
     ]
     for item in found:
-        free = item.action == "keep" or item.lock is None or (ours and ours.lock == item.lock)
-        yield item if free or not (item.lock and _is_held(item.lock)) else _keep(item, "is being worked on")
+        free = item.action == "keep" or (ours and ours.lock == item.lock)
+        occupied = None if free else _occupied(item)
+        yield _keep(item, occupied) if occupied else item
 
 
 def _of_staging(store: Store, staging: Path, there: list[Model], keep_days: float) -> Iterator[Item]:
@@ -198,19 +199,24 @@ def _hashes(keep: Collection[str], there: list[Model]) -> set[str]:
     }
 
 
-def _is_held(lock: Path) -> bool:
-    """Tell whether a process holds a lock, without making its file."""
+def _occupied(item: Item) -> str | None:
+    """Return why an item is left alone: its lock is held, or that cannot be told. The file of the lock is not made."""
+    if item.lock is None:
+        return None
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(item.lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return "is being worked on"
+    except OSError as error:
+        by_hand = ": remove it by hand when no other vllmrt runs" if item.action == "drop" else ""
+        return f"cannot be locked ({error.strerror}){by_hand}"
     finally:
         os.close(descriptor)
-    return False
+    return None
 
 
 def _keep(item: Item, reason: str) -> Item:

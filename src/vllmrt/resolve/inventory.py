@@ -113,12 +113,17 @@ def find(store: Store, name: str) -> Model:
     raise ConfigError(f"nothing is called {name!a} in {store.root}", hint="vllmrt models list shows what is there")
 
 
-def verify(model: Model, told: Callable[[int], None] = lambda _: None) -> Verification:
+def verify(model: Model, told: Callable[[int], None] = lambda _: None) -> Verification | None:
     """Read every byte of a published model, and compare it with the digests of its manifest.
+
+    One that another process has replaced meanwhile is read again: its files are not those of the old manifest.
 
     Args:
         model: one that has a manifest.
         told: called with the bytes of each file when it has been read; from several threads.
+
+    Returns:
+        what that came to; None where another process has removed it meanwhile.
 
     Raises:
         ConfigError: nothing is known of it.
@@ -146,6 +151,8 @@ def verify(model: Model, told: Callable[[int], None] = lambda _: None) -> Verifi
     good = [state for path, state in files.items() if path not in bad]
     proven = [state.size for state in good if state.digest]
     added = tuple(path for path, _ in walk(model.path) if path not in files)
+    if (faults or added) and (now := manifest.of(model.path)) != model.manifest:
+        return verify(model._replace(manifest=now), told) if now else None
     return Verification(len(proven), sum(proven), len(good) - len(proven), added, faults)
 
 
@@ -164,8 +171,8 @@ def remove(store: Store, model: Model) -> None:
     with disk.writing(store.root), locking.hold(lock, timeout=0, waiting=lambda _: None):
         # a backup of it would be taken for the model of an interrupted publication
         recovery.settle(staging, store.root)
-        if not recovery.discard(model.path, store.private()):
-            raise ConfigError(f"{model.path} cannot be removed altogether", hint="see who owns its files")
+        if remedy := recovery.discard(model.path, store.private()):
+            raise ConfigError(f"{model.path} cannot be removed altogether", hint=remedy)
 
 
 def walk(directory: Path) -> Iterator[tuple[str, os.stat_result]]:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from vllmrt.events import Emit, Level
     from vllmrt.host import PluginHost, Source
-    from vllmrt.locking import Holder
     from vllmrt.resolve.fetch import Staged
     from vllmrt.resolve.manifest import Manifest
     from vllmrt.resolve.store import Store
@@ -104,17 +103,13 @@ class Resolver:
 
     def _lock(self, stack: ExitStack, request: ModelRequest) -> None:
         from vllmrt import locking
+        from vllmrt.resolve.waiting import Waiting
 
         path = self._store().lock_path(request.identity)
 
-        def waiting(holder: Holder | None) -> None:
-            text = f"waiting for {holder or 'another process'}, which resolves the same model"
-            self._emit(Event("resolve.wait", "lock", text, data={"path": str(path)}))
-
+        waiting, timeout = Waiting(self._emit, path), self._settings.resolve_lock_timeout
         try:
-            self._note = stack.enter_context(
-                locking.hold(path, timeout=self._settings.resolve_lock_timeout, waiting=waiting)
-            )
+            self._note = stack.enter_context(locking.hold(path, timeout=timeout, waiting=waiting))
         except OSError:
             # A store that cannot be written holds models in place only, and those need no lock.
             return

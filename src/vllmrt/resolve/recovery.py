@@ -20,6 +20,7 @@ So whatever a kill leaves can be told apart, and `settle` brings it into order.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 FILES, PARTS = "files", "parts"
 CLAIM, SEALED, BACKUP, TRASH = "claim.", "sealed.", "backup.", "trash."
+_OWNER = "see who owns its files"
 _BACKUP_NAME = re.compile(r"backup\.(\d+)\.(.+)", re.DOTALL)
 
 
@@ -99,7 +101,7 @@ def part(staging: Path, file: RemoteFile) -> Path:
     return staging / PARTS / sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
-def discard(path: Path, staging: Path) -> bool:
+def discard(path: Path, staging: Path) -> str | None:
     """Remove a directory; killed in the middle, it leaves nothing that could be taken for a whole one.
 
     Args:
@@ -107,14 +109,15 @@ def discard(path: Path, staging: Path) -> bool:
         staging: a directory of the same file system that `settle` looks into.
 
     Returns:
-        whether nothing of it is left.
+        what to do about what is left of it; None where nothing is.
     """
     trash = staging / f"{TRASH}{os.urandom(6).hex()}"
     try:
         path.rename(trash)
-    except OSError:
-        return not os.path.lexists(path)
-    return disk.remove(trash)
+    except OSError as error:
+        remedy = disk.VOLUME if error.errno == errno.EXDEV else _OWNER
+        return remedy if os.path.lexists(path) else None
+    return None if disk.remove(trash) else _OWNER
 
 
 def is_unpublished(claimed: Path) -> bool:
