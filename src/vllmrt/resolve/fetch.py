@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from vllmrt.errors import LockTimeout
+from vllmrt.events import Event
 from vllmrt.locking import taken_away
 from vllmrt.paths import safe_join
 from vllmrt.resolve import disk, manifest, recovery
 from vllmrt.resolve.comparison import compare
 from vllmrt.resolve.manifest import FileState
 from vllmrt.resolve.publish import wait_for_another
-from vllmrt.resolve.reporting import Reporter, announce, verified
+from vllmrt.resolve.reporting import Reporter, amounts, announce, summary, verified
 from vllmrt.resolve.reuse import plan_reuse, reuse
 from vllmrt.resolve.store import Published
 from vllmrt.transfer import ranges
@@ -137,6 +138,27 @@ class Fetcher:
             verified(self._emit, source, plan.wanted, states)
         inodes |= {path: inode for path, (_, inode) in fetched.items()}
         return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes)
+
+    def preview(self, source: str, candidate: Candidate, request: ModelRequest) -> Published | None:
+        """Tell what `fetch` would fetch, and write nothing; arguments as there.
+
+        Returns:
+            the published model where that is what the listing says, None where something would be fetched.
+
+        Raises:
+            Unfit: as `fetch`.
+            SourceError: the listing cannot be used.
+        """
+        published = self._store.published(request, self._settings.model)
+        selection, plan = compare(published, candidate, self._settings, source=source)
+        if plan.identical:
+            text = f"nothing is to be fetched: {candidate.location} is published here"
+        elif faults := missing([file.path for file in selection.wanted], self._settings):
+            raise Unfit(faults)
+        else:
+            text = f"would be fetched: {summary(candidate, selection, plan.wanted)}"
+        self._emit(Event("transfer.plan", source, text, data=amounts(source, selection, plan.wanted)))
+        return published if plan.identical else None
 
     def _of_another(self, source: str, candidate: Candidate, selection: Selection, request: ModelRequest) -> Published:
         """Return what another process, which locks did not keep away, has published of what we were fetching."""

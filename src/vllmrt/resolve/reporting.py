@@ -23,15 +23,30 @@ _REPORT_EVERY = 0.5
 
 def announce(emit: Emit, source: str, candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> None:
     """Tell what is fetched, what is here already, and what is left out."""
+    text = summary(candidate, selection, wanted)
+    emit(Event("transfer.start", source, text, data=amounts(source, selection, wanted)))
+
+
+def summary(candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> str:
+    """Return what is fetched, what is here already, and what is left out, in words."""
     left_out = sum(file.size for file in selection.left_out)
     size = sum(file.size for file in wanted)
     revision = f"{candidate.revision[:7]} · " if candidate.revision else ""
     saved = f" ({human_size(left_out)} left out)" if left_out else ""
     here = len(selection.wanted) - len(wanted)
     kept = f", {here} are here" if here else ""
-    text = f"{revision}{len(wanted)} files · {human_size(size)}{saved}{kept} · {candidate.location}"
-    data = {"source": source, "files": len(wanted), "bytes": size, "left_out": left_out, "reused": here}
-    emit(Event("transfer.start", source, text, data=data))
+    return f"{revision}{len(wanted)} files · {human_size(size)}{saved}{kept} · {candidate.location}"
+
+
+def amounts(source: str, selection: Selection, wanted: Sequence[RemoteFile]) -> dict[str, str | int]:
+    """Return the same for programs."""
+    return {
+        "source": source,
+        "files": len(wanted),
+        "bytes": sum(file.size for file in wanted),
+        "left_out": sum(file.size for file in selection.left_out),
+        "reused": len(selection.wanted) - len(wanted),
+    }
 
 
 def verified(emit: Emit, source: str, files: Sequence[RemoteFile], states: Mapping[str, FileState]) -> None:
