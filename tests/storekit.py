@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vllmrt.paths import is_ours
 from vllmrt.resolve.manifest import FileState, Manifest
 from vllmrt.resolve.publish import publish
+from vllmrt.resolve.reuse import Reuse, plan_reuse, reuse
 from vllmrt.types import Digest, ModelRequest, RemoteFile
 
 if TYPE_CHECKING:
@@ -66,6 +67,14 @@ def manifest_of(
             for file in listing(files)
         },
     )
+
+
+def restage(store: Store, files: tuple[RemoteFile, ...], request: ModelRequest = REQUEST) -> Reuse:
+    """Put into staging what need not be fetched of a listing of the same source; return the plan."""
+    published = store.published(request)
+    plan = plan_reuse(published, files, source="hub", location="https://hub.example/org/name")
+    reuse(published, plan, store.staging(request.identity))
+    return plan
 
 
 def publish_model(

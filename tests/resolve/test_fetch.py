@@ -9,14 +9,24 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from remoteplugin import asked, install
 
-from vllmrt.testing import fake_dist, fingerprint, make_model
+from vllmrt.events import PROGRESS, Event
+from vllmrt.resolve.fetch import Fetcher
+from vllmrt.resolve.manifest import FileState
+from vllmrt.resolve.reporting import Reporter
+from vllmrt.resolve.reuse import Reuse, reuse
+from vllmrt.resolve.store import Published, Store
+from vllmrt.settings import Settings
+from vllmrt.testing import FakeSource, fake_dist, fingerprint, make_model
 from vllmrt.testing.models import write_sums
+from vllmrt.transfer.engine import Progress
+from vllmrt.types import ModelRequest, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +102,53 @@ def test_the_second_time_no_byte_is_moved(rig: Rig) -> None:
     assert done.returncode == 0, done.stderr
     assert "unchanged" in done.stderr
     assert asked(rig.origin) == before
+
+
+def test_where_nothing_differs_nothing_is_staged(rig: Rig) -> None:
+    """A second name in staging would keep the bytes of a model that is removed, and a copy would cost as much again."""
+    rig.resolve()
+    assert rig.resolve().returncode == 0
+    assert {path.stat().st_nlink for path in rig.published.iterdir()} == {1}
+    assert not list((rig.store / ".staging").iterdir())
+
+
+def test_what_an_earlier_run_has_staged_goes_where_nothing_differs(rig: Rig) -> None:
+    rig.resolve()
+    store, request = Store(rig.store), ModelRequest("acme/llama")
+    reuse(
+        store.published(request),
+        Reuse({"config.json": FileState(0, 0)}, (), identical=False),
+        store.staging("acme/llama"),
+    )
+    assert (rig.published / "config.json").stat().st_nlink == 2
+    assert rig.resolve().returncode == 0
+    assert (rig.published / "config.json").stat().st_nlink == 1
+    assert not list((rig.store / ".staging").iterdir())
+
+
+def test_a_touched_file_is_read_once_and_whoever_waits_hears_of_it(rig: Rig) -> None:
+    rig.resolve()
+    for path in rig.published.iterdir():
+        os.utime(path, ns=(0, 10**18))
+    source, notes = FakeSource(rig.origin, name="acme"), list[str]()
+    answer = source.probe(ModelRequest("llama"))
+    assert not isinstance(answer, Skip)
+    fetcher = Fetcher(Store(rig.store), Settings(), lambda _: None, notes.append)
+    fetched = fetcher.fetch("acme", partial(source.open, answer[0]), answer[0], ModelRequest("acme/llama"))
+    assert isinstance(fetched, Published)
+    assert sorted(notes) == sorted(f"checking {path.name}" for path in rig.model.iterdir())
+
+
+def test_whoever_waits_hears_of_what_is_only_checked() -> None:
+    """What an earlier run has fetched is proven by ranges of no bytes; the time-out of a waiter counts from a note."""
+    notes, events = list[str](), list[Event]()
+    reporter = Reporter(events.append, notes.append, "acme", 3, [])
+    deadline = time.monotonic() + 30
+    while not notes and time.monotonic() < deadline:
+        time.sleep(0.05)
+        reporter(Progress(0, 1, 0))
+    assert "1/3 verified" in notes[0]
+    assert [(event.name, event.data["total"], event.data["verified"]) for event in events] == [(PROGRESS, 0, 1)]
 
 
 def test_a_changed_file_is_all_that_moves(rig: Rig) -> None:

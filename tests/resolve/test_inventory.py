@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from storekit import REQUEST, can_mount, contents, listing, manifest_of, publish_model, read_model, stage
+from storekit import REQUEST, can_mount, contents, listing, manifest_of, publish_model, read_model, restage, stage
 
 from vllmrt import locking
 from vllmrt.errors import ConfigError, LockTimeout
@@ -23,7 +23,6 @@ from vllmrt.resolve import inventory, manifest
 from vllmrt.resolve.gc import Plan, collect, plan
 from vllmrt.resolve.inventory import find, model_at, models, verify
 from vllmrt.resolve.publish import publish
-from vllmrt.resolve.reuse import reuse
 from vllmrt.resolve.store import Store
 from vllmrt.resolve.usage import usage
 from vllmrt.types import ModelRequest
@@ -530,7 +529,7 @@ def test_what_a_process_has_open_is_not_dropped(store: Store):
 def test_linked_files_keep_their_other_name(store: Store):
     target = publish_model(store, OLD)
     staging = store.staging("org/name")
-    reuse(store.published(REQUEST), listing(OLD | {"more": b"x"}), staging, source="hub", location="l")
+    restage(store, listing(OLD | {"more": b"x"}))
     age(staging, 30)
     age(staging.parent, 30)
     done = run_gc(store)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cli.test_machine import Done, Machine
 from modelkit import edit_json
+from remoteplugin import install
 
 from vllmrt.identity import identity_hash
 from vllmrt.testing import corrupt, fingerprint, make_model
@@ -724,6 +725,21 @@ def test_a_store_that_may_only_be_read_gives_its_models(world: Path) -> None:
         assert checked(done) == said
     assert [entry.name for entry in machine.store.iterdir()] == ["name"]
     machine.store.chmod(0o755)
+
+
+def test_a_store_that_may_only_be_read_gives_what_a_remote_source_says_is_unchanged(world: Path) -> None:
+    machine = Machine(world)
+    prefix = as_nobody(machine)
+    install(machine.site, world / "origin")
+    make_model(world / "origin" / "name", shards=2)
+    give(world)
+    machine.env["VLLM_MODEL_SOURCES"] = "acme,local"
+    assert machine.run("resolve", "org/name", prefix=prefix).code == 0
+    machine.store.chmod(0o555)
+    done = machine.run("resolve", "org/name", prefix=prefix)
+    machine.store.chmod(0o755)
+    assert (done.code, checked(done)) == (0, "unchanged"), done.err
+    assert lines_of(done, "acme")
 
 
 def test_without_a_cache_that_can_be_written_resolve_says_so(world: Path) -> None:

@@ -20,6 +20,7 @@ from storekit import (
     manifest_of,
     publish_model,
     read_model,
+    restage,
     sha256,
     stage,
 )
@@ -28,7 +29,7 @@ from vllmrt.errors import ConfigError, NoSpace, SourceError
 from vllmrt.identity import identity_hash
 from vllmrt.resolve import manifest, recovery
 from vllmrt.resolve.publish import publish
-from vllmrt.resolve.reuse import Reuse, divide, plan_reuse, reuse
+from vllmrt.resolve.reuse import Reuse, divide, plan_reuse
 from vllmrt.resolve.store import Store, allocated, free_space, unallocated
 from vllmrt.types import Digest, ModelRequest, RemoteFile
 
@@ -198,7 +199,6 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from storekit import *
 from vllmrt.errors import *
-from vllmrt.resolve.reuse import reuse
 from vllmrt.resolve.store import Store, free_space
 from vllmrt.types import RemoteFile
 store = Store(Path(sys.argv[1]))
@@ -294,12 +294,12 @@ old = contents("old")
 target = publish_model(store, old)
 new = {**old, "config.json": b"new"}
 os.system(f"mount -t tmpfs none {store.private()}")
-plan = reuse(store.published(REQUEST), listing(new), store.staging(REQUEST.identity), source="hub", location="x")
+plan = restage(store, listing(new))
 assert [file.path for file in plan.wanted] == ["config.json"]
 staged = store.staging_path(REQUEST.identity) / "files"
 assert read_model(staged) == {path: data for path, data in old.items() if path != "config.json"}
 inode = (staged / "sub/0.bin").stat().st_ino
-reuse(store.published(REQUEST), listing(new), staged.parent, source="hub", location="x")
+restage(store, listing(new))
 assert (staged / "sub/0.bin").stat().st_ino == inode, "copied again"
 print("right")
 """
@@ -410,8 +410,7 @@ def test_a_listing_is_identical_only_as_a_whole():
 
 
 def update(store: Store, new: Contents) -> tuple[Reuse, Path]:
-    staging = store.staging(REQUEST.identity)
-    return reuse(store.published(REQUEST), listing(new), staging, **ORIGIN), staging / recovery.FILES
+    return restage(store, listing(new)), store.staging_path(REQUEST.identity) / recovery.FILES
 
 
 def test_what_did_not_change_is_linked_and_what_did_is_fetched(store: Store):
@@ -518,7 +517,7 @@ def test_staging_is_cleared_of_what_is_not_in_the_listing(store: Store, tmp_path
 def test_a_hostile_name_never_reaches_the_disk(store: Store, name: str):
     staging = store.staging(REQUEST.identity)
     with pytest.raises(SourceError):
-        reuse(None, [file(name, 1)], staging, **ORIGIN)
+        restage(store, (file(name, 1),))
     store.admit(staging, [file(name, 1)])
     assert os.listdir(staging / "files") == os.listdir(staging / "parts") == []
 
@@ -532,7 +531,7 @@ def test_a_hostile_manifest_links_nothing_from_elsewhere(store: Store, tmp_path:
     known["files"]["../../secret"] = [1, status.st_mtime_ns, f"sha256:{sha256(b'x')}", "v"]
     (target / manifest.NAME).write_text(json.dumps(known))
     with pytest.raises(SourceError):
-        reuse(store.published(REQUEST), listing({"../../secret": b"x"}), store.staging(REQUEST.identity), **ORIGIN)
+        restage(store, listing({"../../secret": b"x"}))
 
 
 def test_a_copy_that_was_cut_is_made_again(store: Store, monkeypatch: pytest.MonkeyPatch):

@@ -395,9 +395,9 @@ def test_a_refusal_is_final(
 PAUSES: list[tuple[dict[str, str], float | None]] = [
     ({}, None),
     ({"Retry-After": "3"}, 3),
-    ({"Retry-After": "3600"}, 60),
+    ({"Retry-After": "3600"}, 75),
     ({"Retry-After": "soon"}, None),
-    ({"Retry-After": formatdate(time.time() + 9_000, usegmt=True)}, 60),
+    ({"Retry-After": formatdate(time.time() + 9_000, usegmt=True)}, 75),
     ({"Retry-After": formatdate(time.time() - 9_000, usegmt=True)}, 0),
     ({"ratelimit": '"api";r=0;t=7'}, 7),
 ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from vllmrt.errors import IntegrityError, LockTimeout, ModelNotFound, ModelRejected, ResolveError
 from vllmrt.events import Event
+from vllmrt.resolve import manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vllmrt.events import Emit
-    from vllmrt.types import ModelRequest
+    from vllmrt.resolve.manifest import Manifest
+    from vllmrt.types import Candidate, ModelRequest
 
 Outcome = Literal["skipped", "failed", "rejected", "chosen"]
 T = TypeVar("T")
@@ -27,6 +31,30 @@ class Attempt(NamedTuple):
     outcome: Outcome
     reason: str
     hint: str | None = None
+
+
+class Place(NamedTuple):
+    """A directory on this machine, as it would be used where it lies, and its manifest if it has one."""
+
+    path: Path
+    published: Manifest | None
+
+
+def place(source: str, candidate: Candidate, request: ModelRequest) -> Place | Attempt:
+    """Return the directory of a candidate that is not fetched, or why it cannot be used.
+
+    Args:
+        source: the name of the source.
+        candidate: what it offers.
+        request: what was asked for.
+    """
+    if candidate.path is None or not candidate.path.is_dir():
+        return Attempt(source, "failed", f"{candidate.location} is no directory on this machine")
+    path = Path(os.path.realpath(candidate.path))
+    published = manifest.of(path)
+    if published and published.identity != request.identity:
+        return Attempt(source, "skipped", f"{path} belongs to {published.identity}")
+    return Place(path, published)
 
 
 def failure(request: ModelRequest, attempts: Sequence[Attempt]) -> ResolveError:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from vllmrt.errors import LockTimeout, SourceError
+from vllmrt.errors import LockTimeout
+from vllmrt.events import Event
 from vllmrt.locking import taken_away
-from vllmrt.paths import check_listing, is_ours, safe_join
+from vllmrt.paths import safe_join
 from vllmrt.resolve import disk, manifest, recovery
+from vllmrt.resolve.comparison import compare
 from vllmrt.resolve.manifest import FileState
 from vllmrt.resolve.publish import wait_for_another
-from vllmrt.resolve.reporting import Reporter, announce, verified
+from vllmrt.resolve.reporting import Reporter, amounts, announce, summary, verified
 from vllmrt.resolve.reuse import plan_reuse, reuse
-from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
 from vllmrt.resolve.store import Published
 from vllmrt.transfer import ranges
 from vllmrt.transfer.engine import Engine
 from vllmrt.transfer.journal import Journal
 from vllmrt.transfer.target import Target
 from vllmrt.validate import missing
-from vllmrt.validate.reading import TEXT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from vllmrt.events import Emit
+    from vllmrt.resolve.reuse import Reuse
+    from vllmrt.resolve.selection import Selection
     from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
     from vllmrt.types import Candidate, Finding, ModelRequest, ReadableRange, RemoteFile
@@ -106,15 +107,24 @@ class Fetcher:
             NoSpace: the disk is or would be full.
             ConfigError: the store cannot be written.
         """
-        candidate = replace(candidate, files=_usable(candidate.files, self._store.root))
-        staging = self._store.staging(request.identity)
         published = self._store.published(request, self._settings.model)
-        selection = self._select(source, opener, candidate, published, staging)
-        plan = reuse(published, selection.wanted, staging, source=source, location=candidate.location)
+        staging = self._store.staging_path(request.identity)
+
+        def fetch_index(whole: Reuse, index: RemoteFile) -> Path:
+            self._stage(published, whole, request)
+            with disk.writing(self._store.root):
+                self._transfer(source, opener, [index], staging)
+            return staging / recovery.FILES / index.path
+
+        selection, plan = compare(
+            published, candidate, self._settings, source=source, fetch_index=fetch_index, note=self._note
+        )
         if plan.identical and published:
+            self._clear(staging)
             return _renewed(published, plan.reused)
         if faults := missing([file.path for file in selection.wanted], self._settings):
             raise Unfit(faults)
+        self._stage(published, plan, request)
         self._store.admit(staging, plan.wanted, headroom=HEADROOM)
         announce(self._emit, source, candidate, selection, plan.wanted)
         try:
@@ -129,6 +139,27 @@ class Fetcher:
         inodes |= {path: inode for path, (_, inode) in fetched.items()}
         return Staged(staging / recovery.FILES, dict(sorted(states.items())), inodes)
 
+    def preview(self, source: str, candidate: Candidate, request: ModelRequest) -> Published | None:
+        """Tell what `fetch` would fetch, and write nothing; arguments as there.
+
+        Returns:
+            the published model where that is what the listing says, None where something would be fetched.
+
+        Raises:
+            Unfit: as `fetch`.
+            SourceError: the listing cannot be used.
+        """
+        published = self._store.published(request, self._settings.model)
+        selection, plan = compare(published, candidate, self._settings, source=source)
+        if plan.identical:
+            text = f"nothing is to be fetched: {candidate.location} is published here"
+        elif faults := missing([file.path for file in selection.wanted], self._settings):
+            raise Unfit(faults)
+        else:
+            text = f"would be fetched: {summary(candidate, selection, plan.wanted)}"
+        self._emit(Event("transfer.plan", source, text, data=amounts(source, selection, plan.wanted)))
+        return published if plan.identical else None
+
     def _of_another(self, source: str, candidate: Candidate, selection: Selection, request: ModelRequest) -> Published:
         """Return what another process, which locks did not keep away, has published of what we were fetching."""
 
@@ -142,28 +173,15 @@ class Fetcher:
             raise taken_away(candidate.location)
         return published
 
-    def _select(
-        self,
-        source: str,
-        opener: Callable[[RemoteFile, int, int], ReadableRange],
-        candidate: Candidate,
-        published: Published | None,
-        staging: Path,
-    ) -> Selection:
-        """Choose what to fetch; the index of the weights is fetched first, because it says which weights count."""
-        include, exclude = self._settings.include, self._settings.exclude
-        index = [file for file in candidate.files if file.path == SAFETENSORS_INDEX]
-        if include or not index:
-            return select(candidate.files, include=include, exclude=exclude)
-        if index[0].size > TEXT_LIMIT:
-            text = f"{SAFETENSORS_INDEX} is {index[0].size:,} bytes long, at most {TEXT_LIMIT:,} make sense"
-            raise SourceError(text, hint="fetch it from another source, or name its files with --include")
-        plan = reuse(published, candidate.files, staging, source=source, location=candidate.location)
-        if index[0].path not in plan.reused:
-            with disk.writing(self._store.root):
-                self._transfer(source, opener, index, staging)
-        weight_map = _weight_map(staging / recovery.FILES / SAFETENSORS_INDEX)
-        return select(candidate.files, weight_map=weight_map, include=include, exclude=exclude)
+    def _stage(self, published: Published | None, plan: Reuse, request: ModelRequest) -> None:
+        reuse(published, plan, self._store.staging(request.identity))
+
+    def _clear(self, staging: Path) -> None:
+        """Remove what earlier runs have staged: links would keep the bytes of a model that is removed."""
+        with suppress(OSError):  # a store that cannot be written
+            recovery.discard(staging / recovery.FILES, staging)
+            recovery.settle(staging, self._store.root)
+            staging.rmdir()
 
     def _transfer(
         self,
@@ -193,15 +211,6 @@ class Fetcher:
         return {target.file.path: (_state(target), target.inode) for target in targets}
 
 
-def _usable(files: Sequence[RemoteFile], root: Path) -> tuple[RemoteFile, ...]:
-    """Refuse names that leave the model; drop the store's own, which are there where a published model was uploaded."""
-    kept = tuple(file for file in files if not is_ours(file.path))
-    for file in kept:
-        safe_join(root, file.path)
-    check_listing(file.path for file in kept)
-    return kept
-
-
 def _state(target: Target) -> FileState:
     digest = target.digest()
     return FileState(target.file.size, 0, f"{digest.algorithm}:{digest.value}", target.file.version)
@@ -228,16 +237,3 @@ def _place(part: Path, path: Path) -> None:
         path.unlink()
     if not disk.link(part, path):
         part.rename(path)
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-def _weight_map(path: Path) -> frozenset[str]:
-    try:
-        return frozenset(msgspec.json.decode(path.read_bytes(), type=_Index).weight_map.values())
-    except FileNotFoundError:
-        raise taken_away(SAFETENSORS_INDEX) from None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SourceError(f"{SAFETENSORS_INDEX} cannot be understood: {error}") from None

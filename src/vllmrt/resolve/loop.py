@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt import discovery
@@ -20,18 +18,19 @@ from vllmrt.errors import (
 )
 from vllmrt.events import Event, human_size
 from vllmrt.resolve import manifest
-from vllmrt.resolve.attempts import Attempt, against_rivals, failure
+from vllmrt.resolve.attempts import Attempt, against_rivals, failure, place
 from vllmrt.resolve.proof import Prover, words
 from vllmrt.types import Candidate, ModelTree, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from vllmrt.events import Emit, Level
     from vllmrt.host import PluginHost, Source
     from vllmrt.resolve.fetch import Staged
     from vllmrt.resolve.manifest import Manifest
-    from vllmrt.resolve.store import Store
+    from vllmrt.resolve.store import Published, Store
     from vllmrt.settings import Settings
     from vllmrt.types import Finding, ModelRequest
 
@@ -160,14 +159,12 @@ class Resolver:
         return None
 
     def _in_place(self, source: Source, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
-        name, path = source.entry.name, _directory(candidate)
-        if path is None:
-            self._record(Attempt(name, "failed", f"{candidate.location} is no directory on this machine"))
+        name = source.entry.name
+        there = place(name, candidate, request)
+        if isinstance(there, Attempt):
+            self._record(there)
             return None
-        published = manifest.of(path)
-        if published and published.identity != request.identity:
-            self._record(Attempt(name, "skipped", f"{path} belongs to {published.identity}"))
-            return None
+        path, published = there
         try:
             now = prover.manifest(name, candidate, request, str(path), manifest.states(path))
         except OSError as error:
@@ -191,11 +188,13 @@ class Resolver:
         from vllmrt.resolve.fetch import Fetcher, Staged, Unfit
 
         name, store = source.entry.name, self._store()
-        if self._settings.dry_run:
-            return self._would_fetch(name, candidate, request, prover)
+        staged: Staged | Published | None
         try:
             fetcher = Fetcher(store, self._settings, self._emit, self._note)
-            staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
+            if self._settings.dry_run:
+                staged = fetcher.preview(name, candidate, request)
+            else:
+                staged = fetcher.fetch(name, self._host.opener(source, candidate), candidate, request)
         except Unfit as unfit:
             self._unfit(name, candidate, unfit.faults)
             return None
@@ -205,6 +204,8 @@ class Resolver:
             self._damaged = error if isinstance(error, IntegrityError) else self._damaged
             self._record(Attempt(name, "failed", str(error), error.hint))
             return None
+        if staged is None:
+            return self._would_fetch(name, candidate, request, prover)
         if not isinstance(staged, Staged):
             here = Candidate(candidate.location, path=staged.path, revision=candidate.revision)
             return self._in_place(source, here, request, prover)
@@ -237,17 +238,7 @@ class Resolver:
             with suppress(OSError):
                 manifest.write(path, proven)
 
-    def _would_fetch(self, name: str, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved | None:
-        from vllmrt.resolve.selection import select
-        from vllmrt.validate import missing
-
-        wanted = select(candidate.files, include=self._settings.include, exclude=self._settings.exclude).wanted
-        if faults := missing([file.path for file in wanted], self._settings):
-            self._unfit(name, candidate, faults)
-            return None
-        size = human_size(sum(file.size for file in wanted))
-        text = f"would be fetched: {len(wanted)} files · {size} · {candidate.location}"
-        self._emit(Event("transfer.plan", name, text, data={"source": name, "files": len(wanted)}))
+    def _would_fetch(self, name: str, candidate: Candidate, request: ModelRequest, prover: Prover) -> Resolved:
         target = self._store().target(request, self._settings.model)
         now = prover.manifest(name, candidate, request, candidate.location, {})
         self._attempts.append(Attempt(name, "chosen", candidate.location))
@@ -288,9 +279,3 @@ class Resolver:
         from vllmrt.resolve.store import Store
 
         return Store(self._settings.store)
-
-
-def _directory(candidate: Candidate) -> Path | None:
-    if candidate.path is None or not candidate.path.is_dir():
-        return None
-    return Path(os.path.realpath(candidate.path))

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vllmrt import discovery
-from vllmrt.errors import VllmrtError
+from vllmrt.errors import LockTimeout, SourceError, VllmrtError
 from vllmrt.events import human_size
-from vllmrt.resolve.reuse import plan_reuse
-from vllmrt.resolve.selection import select
+from vllmrt.resolve.attempts import Attempt, place
+from vllmrt.resolve.comparison import compare
+from vllmrt.resolve.proof import words
 from vllmrt.resolve.store import Store, free_space
 from vllmrt.types import Skip
+from vllmrt.validate import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from vllmrt.host import PluginHost
+    from vllmrt.resolve.attempts import Outcome
     from vllmrt.settings import Settings
     from vllmrt.types import Candidate, ModelRequest
 
@@ -26,7 +29,8 @@ class Offer(NamedTuple):
 
     Attributes:
         source: its name.
-        outcome: ``in place`` where the model is on this machine, ``fetch`` where it would be fetched.
+        outcome: ``in place`` where the model is on this machine, ``fetch`` where it would be fetched; else as of an
+            attempt, none is ``chosen``.
         detail: the reason, or the place.
         path: where the model would be served from.
         files: to fetch.
@@ -37,7 +41,7 @@ class Offer(NamedTuple):
     """
 
     source: str
-    outcome: Literal["skipped", "failed", "in place", "fetch"]
+    outcome: Outcome | Literal["in place", "fetch"]
     detail: str
     path: Path | None = None
     files: int = 0
@@ -52,6 +56,8 @@ class Offer(NamedTuple):
             return f"{self.outcome}: {self.detail}"
         saved = f", {human_size(self.left_out)} left out" if self.left_out else ""
         here = f", {self.here} files are here" if self.here else ""
+        if not self.files:
+            return f"nothing is to be fetched{here}; {self.detail}"
         return f"fetch: {self.files} files, {human_size(self.size)}{saved}{here}; {self.detail}"
 
 
@@ -88,18 +94,25 @@ class Planner:
                 yield Offer(name, "skipped", answer.reason if isinstance(answer, Skip) else "it has no such model")
                 continue
             for candidate in answer:
-                yield self._offer(name, candidate, request)
+                try:
+                    yield self._offer(name, candidate, request)
+                except (SourceError, LockTimeout) as error:
+                    yield Offer(name, "failed", str(error))
 
     def free(self) -> int | None:
         """Return the free bytes of the store's disk; None where it does not say."""
         return free_space(self._store.root)
 
     def _offer(self, name: str, candidate: Candidate, request: ModelRequest) -> Offer:
-        if candidate.path is not None:
+        if candidate.path is not None or not candidate.files:
+            there = place(name, candidate, request)
+            if isinstance(there, Attempt):
+                return Offer(name, there.outcome, there.reason)
             return Offer(name, "in place", candidate.location, candidate.path)
-        selection = select(candidate.files, include=self._settings.include, exclude=self._settings.exclude)
         published = self._store.published(request, self._settings.model)
-        plan = plan_reuse(published, selection.wanted, source=name, location=candidate.location)
+        selection, plan = compare(published, candidate, self._settings, source=name)
+        if not plan.identical and (faults := missing([file.path for file in selection.wanted], self._settings)):
+            return Offer(name, "rejected", "\n".join([candidate.location, *map(words, faults)]))
         return Offer(
             name,
             "fetch",

@@ -23,15 +23,30 @@ _REPORT_EVERY = 0.5
 
 def announce(emit: Emit, source: str, candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> None:
     """Tell what is fetched, what is here already, and what is left out."""
+    text = summary(candidate, selection, wanted)
+    emit(Event("transfer.start", source, text, data=amounts(source, selection, wanted)))
+
+
+def summary(candidate: Candidate, selection: Selection, wanted: Sequence[RemoteFile]) -> str:
+    """Return what is fetched, what is here already, and what is left out, in words."""
     left_out = sum(file.size for file in selection.left_out)
     size = sum(file.size for file in wanted)
     revision = f"{candidate.revision[:7]} · " if candidate.revision else ""
     saved = f" ({human_size(left_out)} left out)" if left_out else ""
     here = len(selection.wanted) - len(wanted)
     kept = f", {here} are here" if here else ""
-    text = f"{revision}{len(wanted)} files · {human_size(size)}{saved}{kept} · {candidate.location}"
-    data = {"source": source, "files": len(wanted), "bytes": size, "left_out": left_out, "reused": here}
-    emit(Event("transfer.start", source, text, data=data))
+    return f"{revision}{len(wanted)} files · {human_size(size)}{saved}{kept} · {candidate.location}"
+
+
+def amounts(source: str, selection: Selection, wanted: Sequence[RemoteFile]) -> dict[str, str | int]:
+    """Return the same for programs."""
+    return {
+        "source": source,
+        "files": len(wanted),
+        "bytes": sum(file.size for file in wanted),
+        "left_out": sum(file.size for file in selection.left_out),
+        "reused": len(selection.wanted) - len(wanted),
+    }
 
 
 def verified(emit: Emit, source: str, files: Sequence[RemoteFile], states: Mapping[str, FileState]) -> None:
@@ -81,9 +96,9 @@ class Reporter:
         if progress.retries > self._retries and now - self._complained >= PROGRESS_EVERY:
             self._complained, self._retries = now, progress.retries
             self._complain(progress)
-        if self._total and now - self._shown >= _REPORT_EVERY:
+        if now - self._shown >= _REPORT_EVERY:
             self._shown = now
-            self._tell(progress, progress.received / (now - self._begin))
+            self._tell(progress, now - self._begin)
 
     def end(self) -> None:
         """Tell programs what the transfer has cost, however it ended."""
@@ -96,12 +111,17 @@ class Reporter:
         data = {"source": self._source, "retries": progress.retries, "reason": progress.trouble}
         self._emit(Event("transfer.retry", self._source, text, "warning", data))
 
-    def _tell(self, progress: Progress, rate: float) -> None:
-        left = (self._total - progress.received) / rate if rate else 0
-        text = (
-            f"{progress.received / self._total:4.0%}  {human_size(progress.received)} of {human_size(self._total)}  "
-            f"{human_size(rate)}/s  {left:.0f} s left  {progress.verified}/{self._files} verified"
-        )
+    def _tell(self, progress: Progress, seconds: float) -> None:
+        rate, verified = progress.received / seconds, f"{progress.verified}/{self._files} verified"
+        if self._total:
+            left = (self._total - progress.received) / rate if rate else 0
+            share = progress.received / self._total
+            text = (
+                f"{share:4.0%}  {human_size(progress.received)} of {human_size(self._total)}  "
+                f"{human_size(rate)}/s  {left:.0f} s left  {verified}"
+            )
+        else:  # an earlier run has fetched it all; each note is another one, for waiters that count from the last
+            text = f"all is here; {verified} in {seconds:.0f} s"
         data = {"received": progress.received, "total": self._total, "rate": round(rate), "verified": progress.verified}
         self._emit(Event(PROGRESS, self._source, text, data=data | {"retries": progress.retries}))
         self._note(text)

@@ -17,7 +17,7 @@ from vllmrt.paths import is_ours, safe_join
 from vllmrt.resolve import disk, recovery
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -60,24 +60,19 @@ def divide(known: Manifest | None, listing: Sequence[RemoteFile], *, source: str
     return Reuse(reused, wanted, identical=not wanted and reused.keys() == files.keys())
 
 
-def reuse(
-    published: Published | None, listing: Sequence[RemoteFile], staging: Path, *, source: str, location: str
-) -> Reuse:
+def reuse(published: Published | None, plan: Reuse, staging: Path) -> None:
     """Put what need not be fetched into staging, and take out what does not belong there.
 
     Args:
         published: the old version; None where there is none.
-        listing: what the source has now, its names checked by `vllmrt.paths.check_listing`.
+        plan: of a listing whose names `vllmrt.paths.check_listing` has checked.
         staging: the staging directory.
-        source: as of `divide`.
-        location: as of `divide`.
 
     Raises:
         SourceError: a name that is not plainly that of a file.
         NoSpace: a file had to be copied, and the disk is full.
         ConfigError: the store cannot be written.
     """
-    plan = plan_reuse(published, listing, source=source, location=location)
     files = staging / recovery.FILES
     with disk.writing(staging.parent.parent):
         _clear(staging, plan)
@@ -86,18 +81,46 @@ def reuse(
                 _take_over(published.path / path, safe_join(files, path), staging)
         for file in plan.wanted:
             safe_join(files, file.path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return plan
 
 
-def plan_reuse(published: Published | None, listing: Sequence[RemoteFile], *, source: str, location: str) -> Reuse:
-    """Divide a listing as `reuse` does, and write nothing: a file that holds other bytes by now is not reused."""
+def plan_reuse(
+    published: Published | None,
+    listing: Sequence[RemoteFile],
+    *,
+    source: str,
+    location: str,
+    note: Callable[[str], None] = lambda _: None,
+) -> Reuse:
+    """Divide a listing, and look at the disk: a file that holds other bytes by now is not reused. Nothing is written.
+
+    Args:
+        published: the old version; None where there is none.
+        listing: what the source has now.
+        source: as of `divide`.
+        location: as of `divide`.
+        note: told in words which file is read.
+    """
     plan = divide(published.manifest if published else None, listing, source=source, location=location)
     if published is None:
         return plan
-    now = {path: _as_it_is(published.path, path, state) for path, state in plan.reused.items()}
+    now = {path: _as_it_is(published.path, path, state, note) for path, state in plan.reused.items()}
     reused = {path: state for path, state in now.items() if state}
     wanted = tuple(file for file in listing if file.path not in reused)
     return Reuse(reused, wanted, identical=plan.identical and not wanted)
+
+
+def narrow(plan: Reuse, listing: Sequence[RemoteFile], published: Published | None) -> Reuse:
+    """Return the plan of a part of a listing; no file is looked at again.
+
+    Args:
+        plan: of the whole listing.
+        listing: the part.
+        published: what the plan was made with.
+    """
+    reused = {file.path: plan.reused[file.path] for file in listing if file.path in plan.reused}
+    wanted = tuple(file for file in listing if file.path not in reused)
+    known = published.manifest.files.keys() if published else set()
+    return Reuse(reused, wanted, identical=not wanted and reused.keys() == known)
 
 
 def _is_same(state: FileState, file: RemoteFile, *, same_store: bool) -> bool:
@@ -109,7 +132,7 @@ def _is_same(state: FileState, file: RemoteFile, *, same_store: bool) -> bool:
     return same_store and bool(file.version) and state.version == file.version
 
 
-def _as_it_is(directory: Path, path: str, state: FileState) -> FileState | None:
+def _as_it_is(directory: Path, path: str, state: FileState, note: Callable[[str], None]) -> FileState | None:
     """Return a file with the time that it has now, None where it is not what was proven.
 
     A file with another time is read: it was copied or touched, or, where locks lie, another process was still writing
@@ -125,7 +148,10 @@ def _as_it_is(directory: Path, path: str, state: FileState) -> FileState | None:
         return state
     from vllmrt.resolve.inventory import fault
 
-    if not state.digest or fault(directory, path, state):
+    if not state.digest:
+        return None
+    note(f"checking {path}")
+    if fault(directory, path, state):
         return None
     return msgspec.structs.replace(state, mtime_ns=status.st_mtime_ns)
 
