@@ -51,15 +51,17 @@ def _of_user(kind: str) -> Path:
     return path
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, parents: bool = True) -> None:
     """Write `data` to `path` so that a reader, or a kill at any moment, finds the old file or the whole new one.
 
-    A symbolic link at `path` is replaced, not followed. The directory is made if it is missing.
+    A symbolic link at `path` is replaced, not followed. The directory is made if it is missing, unless `parents` is
+    False: one that another process has just moved away must not come back with this file alone in it.
 
     Raises:
         OSError: as the file system gives it; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".vllmrt.{os.urandom(6).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:

@@ -274,6 +274,25 @@ def test_what_is_taken_away_while_it_is_looked_at_never_comes_back_under_its_nam
     assert read_model(files) == NEW
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_taken_away_before_it_gets_its_manifest_is_not_published_as_a_manifest_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, there: bool
+):
+    target = publish_model(store, OLD) if there else store.target(REQUEST)
+    files = stage(store, NEW)
+    monkeypatch.setattr(publishing, "_PATIENCE", 0.1)
+
+    def accept(_: Path) -> bool:
+        settle(files.parent, store.root)
+        return True
+
+    with pytest.raises(LockTimeout, match="has taken name away"):
+        publish(files, target, manifest_of(NEW), accept=accept)
+    assert read_model(files) == NEW
+    assert sorted(os.listdir(files.parent)) == ["files", "parts"]
+    assert read_model(target) == OLD if there else not target.exists()
+
+
 PUBLISHER = """\
 import sys
 sys.path.insert(0, {tests!r})

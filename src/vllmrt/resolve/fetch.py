@@ -225,7 +225,7 @@ def _renewed(published: Published, states: dict[str, FileState]) -> Published:
     known = msgspec.structs.replace(published.manifest, files=files)
     if known != published.manifest:
         with suppress(OSError):  # a store that cannot be written
-            manifest.write(published.path / manifest.NAME, known, mode=0o644 & ~disk.umask())
+            manifest.write(published.path / manifest.NAME, known, mode=0o644 & ~disk.umask(), parents=False)
     return Published(published.path, known)
 
 

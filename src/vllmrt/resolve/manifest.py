@@ -87,13 +87,13 @@ def of(directory: Path) -> Manifest | None:
     return None if directory.is_symlink() else read(directory / NAME)
 
 
-def write(path: Path, manifest: Manifest, *, mode: int = 0o600) -> None:
-    """Write a manifest atomically.
+def write(path: Path, manifest: Manifest, *, mode: int = 0o600, parents: bool = True) -> None:
+    """Write a manifest atomically; into a model without `parents`, see `vllmrt.paths.write_atomic`.
 
     Raises:
         OSError: it cannot be written.
     """
-    write_atomic(path, msgspec.json.encode(manifest), mode=mode)
+    write_atomic(path, msgspec.json.encode(manifest), mode=mode, parents=parents)
 
 
 def unchanged(known: Manifest | None, now: Manifest) -> bool:

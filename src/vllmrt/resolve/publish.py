@@ -97,7 +97,7 @@ def _compare(claimed: Path, manifest: Manifest, inodes: Mapping[str, int] | None
 def _seal(claimed: Path, manifest: Manifest, nonce: str) -> Manifest:
     """Write the manifest, last of all."""
     final = msgspec.structs.replace(manifest, publication=nonce)
-    manifests.write(claimed / manifests.NAME, final, mode=0o644 & ~disk.umask())
+    manifests.write(claimed / manifests.NAME, final, mode=0o644 & ~disk.umask(), parents=False)
     for directory, _, _ in os.walk(claimed):
         disk.sync_path(directory)
     return final
