@@ -439,7 +439,8 @@ def test_locking_two_at_once_find_the_same(user: User) -> None:
 
 
 def test_staging_lies_in_the_store_and_is_private(user: User) -> None:
-    write_json(user.root / "origin" / "config.json", {})
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):  # a model by its names, and none by its bytes
+        write_json(user.root / "origin" / name, {})
     with FakeHub() as hub:
         hub.add(MODEL_ID, user.root / "origin")
         online: dict[str, str | None] = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": None}
