@@ -147,7 +147,9 @@ def _try(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise (NoLocks if error.errno in _NO_LOCKS else OSError)(error.errno, error.strerror) from None
+        if error.errno in _NO_LOCKS:
+            raise NoLocks(error.errno, error.strerror) from None
+        raise
     return True
 
 

@@ -47,16 +47,19 @@ def listed_too(summed, *names):
         file.writelines(f"{DIGEST}  {name}\n" for name in names)
 
 
-@pytest.mark.parametrize("name", ["another.safetensors", "params.json", "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["params.json", "special_tokens_map.json", "README.md", "sub/gone", "tokenizer"],
+)
 def test_missing(check, summed, name):
+    (summed / "tokenizer").mkdir()
     listed_too(summed, name)
     assert check(summed).errors == [("checksum-missing", name)]
 
 
 def test_a_list_of_the_whole_repository(check, summed):
     """Of which not everything was fetched: other weights, other layouts, variants."""
-    (summed / "tokenizer").mkdir()
-    others = ["pytorch_model.bin", "original/consolidated.00.pth", "model.onnx", "tokenizer", "README.md"]
+    others = ["pytorch_model.bin", "original/consolidated.00.pth", "model.onnx", "another.safetensors", "tf_model.h5"]
     listed_too(summed, *others, SHARD.replace("model-", "model.fp16-"))
     report = check(summed)
     assert report.errors == []

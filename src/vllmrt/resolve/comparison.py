@@ -13,8 +13,8 @@ from vllmrt.errors import SourceError
 from vllmrt.locking import taken_away
 from vllmrt.paths import check_listing, is_ours, safe_join
 from vllmrt.resolve.reuse import Reuse, narrow, plan_reuse
-from vllmrt.resolve.selection import SAFETENSORS_INDEX, Selection, select
 from vllmrt.validate.reading import TEXT_LIMIT
+from vllmrt.validate.selection import SAFETENSORS_INDEX, Selection, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from vllmrt.events import Emit
     from vllmrt.resolve.reuse import Reuse
-    from vllmrt.resolve.selection import Selection
     from vllmrt.resolve.store import Store
     from vllmrt.settings import Settings
     from vllmrt.types import Candidate, Finding, ModelRequest, ReadableRange, RemoteFile
+    from vllmrt.validate.selection import Selection
 
 HEADROOM = 64 << 20
 """Bytes that are to stay free on the disk of the store."""

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from vllmrt.events import Emit
     from vllmrt.resolve.manifest import FileState
-    from vllmrt.resolve.selection import Selection
     from vllmrt.transfer.engine import Progress
     from vllmrt.transfer.ranges import Range
     from vllmrt.types import Candidate, RemoteFile
+    from vllmrt.validate.selection import Selection
 
 _REPORT_EVERY = 0.5
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from vllmrt.errors import ChangedError, IntegrityError, SourceError, TransientSourceError, VllmrtError
+from vllmrt.transfer.answers import LONGEST_PAUSE
 from vllmrt.transfer.crew import Crew
 from vllmrt.transfer.ranges import Range, plan
 from vllmrt.transfer.worker import Task
@@ -24,7 +25,6 @@ ATTEMPTS = 5
 """Failures in a row without a byte, after which a range is given up (DESIGN.md §8)."""
 STALL = 20.0
 """Seconds without a byte, or without an answer, after which a connection is given up."""
-LONGEST_PAUSE = 75.0
 _FIRST_PAUSE = 0.2
 _TICK = 0.1
 _SYNC_EVERY = 30.0

@@ -8,10 +8,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vllmrt.validate.config import MODEL
 from vllmrt.validate.reading import Fault, error, opened, printable, read, warning
-from vllmrt.validate.tokenizer import JSON_FILES
-from vllmrt.validate.weights import by_kind, is_variant, kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,7 +26,7 @@ _THREADS = 8
 _NAMED = 3
 
 
-def check(survey: Survey, _: Settings) -> Iterator[Finding]:
+def check(survey: Survey, settings: Settings) -> Iterator[Finding]:
     """Yield what does not match; nothing where there is no list."""
     listing = survey.files.get(LIST)
     if listing is None:
@@ -45,7 +42,7 @@ def check(survey: Survey, _: Settings) -> Iterator[Finding]:
             yield error("checksum-malformed", LIST, f"line {number:,}: {problem}")
     if not expected:
         yield error("checksum-malformed", LIST, "lists no file")
-    yield from _missing(survey, expected)
+    yield from _missing(survey, expected, settings)
     yield from _mismatches([(survey.files[name], expected[name]) for name in expected if name in survey.files])
 
 
@@ -67,22 +64,27 @@ def _add(line: bytes, expected: dict[str, str]) -> str | None:
     return None
 
 
-def _missing(survey: Survey, expected: dict[str, str]) -> Iterator[Finding]:
-    """Yield an error for what vLLM would load; a list of a whole repository also names what was not fetched of it."""
-    loaded = next(iter(by_kind(survey)), None)
+def _missing(survey: Survey, expected: dict[str, str], settings: Settings) -> Iterator[Finding]:
+    """Yield an error for each that is not here, but a warning for what is left out of a listing like this one."""
     absent = [name for name in expected if not survey.has(name)]
-    needed = {name for name in absent if _would_be_loaded(name, loaded, expected)}
-    for name in sorted(needed):
-        yield error("checksum-missing", name, f"is listed in {LIST}, but is missing")
-    if rest := [printable(name) for name in absent if name not in needed]:
+    left_out = _left_out(survey, expected, settings) if absent else set()
+    for name in absent:
+        if name not in left_out:
+            yield error("checksum-missing", name, f"is listed in {LIST}, but is missing")
+    if rest := [printable(name) for name in absent if name in left_out]:
         more = f" and {len(rest) - _NAMED:,} more" if rest[_NAMED:] else ""
         yield warning("checksum-unused", LIST, f"lists files that are not here: {', '.join(rest[:_NAMED])}{more}")
 
 
-def _would_be_loaded(name: str, loaded: str | None, expected: Collection[str]) -> bool:
-    if name in MODEL or name in JSON_FILES:
-        return True
-    return "/" not in name and kind(name) == loaded is not None and not is_variant(name, expected)
+def _left_out(survey: Survey, expected: Collection[str], settings: Settings) -> set[str]:
+    """Return what a fetch of the listed files would have left at the source."""
+    from vllmrt.types import RemoteFile
+    from vllmrt.validate.selection import SAFETENSORS_INDEX, select
+
+    weight_map = next((index.shards for index in survey.indexes.usable if index.file == SAFETENSORS_INDEX), None)
+    files = [RemoteFile(name, size=0, version="") for name in {*expected, *survey.files}]
+    chosen = select(files, weight_map=weight_map, include=settings.include, exclude=settings.exclude)
+    return {file.path for file in chosen.left_out}
 
 
 def _mismatches(files: list[tuple[File, str]]) -> Iterator[Finding]:

@@ -31,11 +31,12 @@ class Bucket:
     Args:
         name: its name.
         client: an S3 client of botocore.
+        followed: as the attribute.
     """
 
-    def __init__(self, name: str, client: Any) -> None:
+    def __init__(self, name: str, client: Any, followed: str | None = None) -> None:
         self.name = name
-        self.followed: str | None = None
+        self.followed = followed
         """The region that the bucket is in, where it is another one than was configured."""
         self._client = client
 
@@ -137,16 +138,15 @@ def connect(name: str, endpoint: str | None, *, region: str | None = None) -> Bu
         frozen = credentials and credentials.get_frozen_credentials()
         if not frozen or not frozen.access_key:
             return Skip("no AWS credentials", hint=_REMEDY)
-        client = _client(session, region or _region(session, endpoint), None if region else endpoint, name)
-        client = _settled(session, client, None if region else endpoint, name)
+        endpoint = None if region else endpoint
+        client = _client(session, region or _region(session, endpoint), endpoint, name)
+        client = _settled(session, client, endpoint, name)
     except BotoCoreError as error:
         # Not its text: that may be what a credential process printed.
         return Skip(f"the AWS credentials cannot be loaded ({type(error).__name__})", hint=_REMEDY)
     except ValueError:
         raise faults.endpoint_is_no_url() from None
-    bucket = Bucket(name, client)
-    bucket.followed = region
-    return bucket
+    return Bucket(name, client, region)
 
 
 def is_r2(endpoint: str) -> bool:

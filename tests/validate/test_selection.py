@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vllmrt.resolve.selection import select
 from vllmrt.types import RemoteFile
+from vllmrt.validate.selection import select
 
 ALWAYS = ["config.json", "generation_config.json", "tokenizer.json", "README.md", "modeling_x.py", "assets/chart.png"]
 SHARDS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
